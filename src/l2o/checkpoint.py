@@ -1,0 +1,122 @@
+"""Files of tensors that are written atomically and read back exactly, or not at all.
+
+A file is safetensors. Its header carries a kind, a version, JSON metadata and a sha256 over everything, so that any
+altered byte is noticed. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from l2o.errors import CheckpointError
+from l2o.trees import Tree
+
+_VERSION = "1"
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], *, kind: str) -> None:
+    """Writes tensors and JSON metadata so that `path` holds either the old file or the whole new one.
+
+    Args:
+        path: the file; its folder is made.
+        tensors: any tensors, by name.
+        metadata: JSON values.
+        kind: what the file is, for instance "checkpoint": `read` asks for the same kind.
+    """
+    leaves = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
+    text = json.dumps(dict(metadata), sort_keys=True)
+    header = {"l2o_kind": kind, "l2o_version": _VERSION, "metadata": text}
+    blob = safetensors.torch.save(leaves, {**header, "sha256": _digest(leaves, header)})
+    write_bytes(path, blob)
+
+
+def write_bytes(path: Path, blob: bytes) -> None:
+    """Writes a whole file atomically: a reader, or a crash, sees the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, *, kind: str) -> tuple[Tree, dict[str, Any]]:
+    """Reads what `write` wrote.
+
+    Returns:
+        The tensors and the metadata.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, of another kind or of another version.
+    """
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse(blob, kind=kind, source=str(path))
+
+
+def parse(blob: bytes, *, kind: str, source: str) -> tuple[Tree, dict[str, Any]]:
+    """`read` for bytes already in memory; `source` names them in errors."""
+    try:
+        header = _header(blob)
+        leaves = safetensors.torch.load(blob)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{source} is not a whole safetensors file ({error}); it is truncated, altered or something else. "
+            "Use another copy."
+        ) from error
+    if header.get("l2o_kind") is None:
+        raise CheckpointError(f"{source} is a safetensors file that l2o did not write")
+    stated = header.pop("sha256", None)
+    found = _digest(leaves, header)
+    if stated != found:
+        raise CheckpointError(f"{source} was altered: its sha256 is {found}, its header says {stated}")
+    if header["l2o_kind"] != kind:
+        raise CheckpointError(f"{source} holds a {header['l2o_kind']!r}, not a {kind!r}")
+    if header["l2o_version"] != _VERSION:
+        raise CheckpointError(f"{source} has format version {header['l2o_version']}; this l2o reads {_VERSION}")
+    return leaves, json.loads(header["metadata"])
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors, independent of their order."""
+    return _digest({name: leaf.detach().cpu().contiguous() for name, leaf in tensors.items()}, {})
+
+
+def _header(blob: bytes) -> dict[str, str]:
+    length = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or length > len(blob) - 8:
+        raise ValueError(f"{len(blob)} bytes, header of {length}")
+    metadata = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is not a table")
+    return dict(metadata)
+
+
+def _digest(leaves: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(leaves):
+        leaf = leaves[name]
+        sha.update(json.dumps([name, str(leaf.dtype), list(leaf.shape)]).encode())
+        sha.update(leaf.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,41 @@
+"""The package's errors. Each is also the builtin kind that plain Python code would expect."""
+
+
+class L2OError(Exception):
+    """Anything that `l2o` raises on purpose."""
+
+
+class ArgumentError(L2OError, ValueError):
+    """An argument that has no meaning: its message names the value and the remedy."""
+
+
+class HorizonError(ArgumentError):
+    """A horizon and a window that do not fit each other."""
+
+
+class DataError(L2OError, ValueError):
+    """A data file whose content is not what its format, or its checksum, says."""
+
+
+class DataNotFoundError(L2OError, FileNotFoundError):
+    """A data file that is not on this machine and could not be fetched."""
+
+
+class CheckpointError(L2OError, ValueError):
+    """A checkpoint that is truncated, altered, foreign, or of another run."""
+
+
+class WeightsError(L2OError, ValueError):
+    """A weights file or card that is truncated, altered, foreign, or of another optimizer."""
+
+
+class DivergedError(L2OError, ArithmeticError):
+    """A meta-training whose meta-gradients stayed non-finite."""
+
+
+class MissingLossError(L2OError, ValueError):
+    """A rule that reads the loss was stepped without one."""
+
+
+class UnsupportedError(L2OError, NotImplementedError):
+    """A request that is understood and deliberately not served."""

@@ -1,0 +1,105 @@
+"""Where a meta-training tells what happens: a JSON-lines file, a progress bar, TensorBoard."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from l2o.errors import UnsupportedError
+
+Event = dict[str, Any]
+"""A flat record with a `kind` ("window", "validation", "checkpoint", "skipped"), a `trajectory`, and numbers."""
+
+Listener = Callable[[Event], None]
+
+
+class JsonLines:
+    """Appends each event to a file, one JSON object a line. Numbers that are not finite are written as null.
+
+    A resumed run rewinds the file to where it was at the checkpoint, so that no event stands there twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+
+    def __call__(self, event: Event) -> None:
+        finite = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in event.items()}
+        self._file.write(json.dumps(finite).encode() + b"\n")
+        self._file.flush()
+
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def rewind(self, position: int) -> None:
+        """Forgets what was written after `position`."""
+        self._file.truncate(min(position, self._file.tell()))
+        self._file.seek(0, 2)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ProgressBar:
+    """A bar over the trajectories of a run, with rate, time left, meta-loss and best validation value."""
+
+    def __init__(self, trajectories: int, description: str) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bar = self._progress.add_task(description, total=trajectories, note="")
+        self._meta_loss = self._best = float("nan")
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] == "window":
+            self._meta_loss = event["meta_loss"]
+        elif event["kind"] == "validation":
+            self._best = event["best"]
+        note = f"meta-loss {self._meta_loss:.4g}  best validation {self._best:.4g}"
+        self._progress.update(self._bar, completed=event["trajectory"], note=note)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{rate:.2f}/s")
+
+
+class TensorBoard:
+    """Scalars of every event under `kind/name`, against the number of windows done. Needs the extra `tensorboard`."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UnsupportedError(
+                "TensorBoard events need the extra: pip install 'l2o[tensorboard]', or leave TensorBoard out"
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def __call__(self, event: Event) -> None:
+        for name, value in event.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{event['kind']}/{name}", value, event["windows"])
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,361 @@
+"""The outer loop: meta-trains a learned optimizer on a task family with any method."""
+
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+
+from l2o import checkpoint, trees
+from l2o.curves import run_curves
+from l2o.errors import ArgumentError, CheckpointError, DivergedError
+from l2o.events import Event, JsonLines, Listener
+from l2o.horizons import ConstantHorizon
+from l2o.meta_optimizer import MetaAdam, MetaOptimizer, global_norm, is_finite, snapshot
+from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.processes.optimizee import Optimizee
+from l2o.rng import Stream
+from l2o.tasks.base import TaskFamily
+from l2o.trees import Tree
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a meta-training goes.
+
+    Args:
+        trajectories: number of trajectories ("meta-epochs" in the papers).
+        horizon: inner steps of a trajectory, and inner steps between meta-updates.
+        tasks: tasks in one trajectory; the meta-gradient is their mean.
+        meta_optimizer: how the meta-parameters are stepped.
+        validate_every: trajectories between validations.
+        validation_tasks: tasks of a validation, always the same ones.
+        validation_last: a validation's value is the mean loss of this many last iterates; 1 is the papers' choice.
+        checkpoint_every: windows between checkpoints.
+        patience: so many skipped windows in a row raise `DivergedError`.
+        seed: the one seed of the run.
+        device: where the tasks and the optimizer live, for instance "cpu" or "cuda".
+        dtype: number type of tasks and optimizer.
+    """
+
+    trajectories: int = 100
+    horizon: ConstantHorizon = field(default_factory=ConstantHorizon)
+    tasks: int = 1
+    meta_optimizer: MetaAdam = field(default_factory=MetaAdam)
+    validate_every: int = 10
+    validation_tasks: int = 20
+    validation_last: int = 20
+    checkpoint_every: int = 25
+    patience: int = 50
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("trajectories", "tasks", "validate_every", "validation_tasks", "checkpoint_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 1 <= self.validation_last <= self.horizon.steps:
+            raise ArgumentError(
+                f"validation_last is {self.validation_last}; it must lie between 1 and the horizon {self.horizon.steps}"
+            )
+        if self.dtype not in ("float32", "float64"):
+            raise ArgumentError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation: after how many trajectories, its value (infinite if a task diverged), share of diverged tasks."""
+
+    trajectory: int
+    value: float
+    diverged: float
+
+
+@dataclass(frozen=True)
+class MetaTrained:
+    """What a meta-training gives.
+
+    Args:
+        optimizer: the one that was passed in, with the best meta-parameters found.
+        validations: all validations, the first before any training.
+        best: the best of them.
+        finished: False if the run was interrupted; run it again to go on.
+        skipped: windows whose meta-gradient was not finite.
+        seconds: wall time of this call.
+    """
+
+    optimizer: LearnedOptimizer
+    validations: list[Validation]
+    best: Validation
+    finished: bool
+    skipped: int
+    seconds: float
+
+
+def metatrain(
+    optimizer: LearnedOptimizer,
+    family: TaskFamily,
+    method: Method,
+    plan: Plan,
+    *,
+    directory: Path | None = None,
+    listeners: Sequence[Listener] = (),
+    accept_changed_environment: bool = False,
+) -> MetaTrained:
+    """Meta-trains `optimizer` in place and leaves it with the meta-parameters of the best validation.
+
+    With a `directory`, the run is checkpointed there (`checkpoint.safetensors`) and logged (`events.jsonl`); called
+    again with the same arguments it goes on where the checkpoint was taken, and the end is bit for bit that of an
+    uninterrupted run. SIGINT and SIGTERM end it cleanly at the next window, with a checkpoint.
+
+    Args:
+        optimizer: what is trained; must have meta-parameters.
+        family: where tasks come from, for training and validation.
+        method: how meta-gradients are got.
+        plan: everything else.
+        directory: where checkpoints and events go; None to keep nothing.
+        listeners: who else is told of events.
+        accept_changed_environment: resume although the number of threads, the torch version or the back end changed;
+            the result then differs in its last bits.
+
+    Raises:
+        DivergedError: `plan.patience` windows in a row had no finite meta-gradient.
+        CheckpointError: the directory holds the checkpoint of another run, or a damaged one.
+    """
+    run = _Run(optimizer, family, method, plan, directory, listeners, accept_changed_environment)
+    with _stop_requested() as stop:
+        return run.go(stop)
+
+
+@dataclass
+class _Progress:
+    """Where a run stands: the next window to run, and what was found so far."""
+
+    trajectory: int = 0
+    window: int = 0
+    windows: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    validations: list[Validation] = field(default_factory=list)
+    best: Validation | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "_Progress":
+        validations = [Validation(**entry) for entry in values["validations"]]
+        best = Validation(**values["best"]) if values["best"] else None
+        return cls(**{**values, "validations": validations, "best": best})
+
+
+class _Run:
+    def __init__(
+        self,
+        optimizer: LearnedOptimizer,
+        family: TaskFamily,
+        method: Method,
+        plan: Plan,
+        directory: Path | None,
+        listeners: Sequence[Listener],
+        accept_changed_environment: bool,
+    ) -> None:
+        self.optimizer = optimizer.to(plan.device, plan.torch_dtype)
+        self.family, self.method, self.plan = family, method, plan
+        self.meta_optimizer = MetaOptimizer(self.optimizer, plan.meta_optimizer, method.moments)
+        self.progress = _Progress()
+        self.best_parameters = snapshot(self.optimizer)
+        self.trajectory: Trajectory | None = None
+        self.identity = _identity(self.optimizer, family, method, plan)
+        self.log = JsonLines(directory / "events.jsonl") if directory else None
+        self.listeners = [*([self.log] if self.log else []), *listeners]
+        self.path = directory / "checkpoint.safetensors" if directory else None
+        if self.path and self.path.exists():
+            self._resume(self.path, accept_changed_environment)
+        elif self.log:
+            self.log.rewind(0)
+
+    def go(self, stop: threading.Event) -> MetaTrained:
+        begin = time.perf_counter()
+        progress, plan = self.progress, self.plan
+        while True:
+            if progress.window == 0 and self._validation_due():
+                self._validate()
+            done = progress.trajectory == plan.trajectories
+            if done or stop.is_set():
+                break
+            self._window()
+            if progress.windows % plan.checkpoint_every == 0:
+                self._save()
+        self._save()
+        assert progress.best is not None
+        self.optimizer.load_state_dict(self.best_parameters)
+        if self.log:
+            self.log.close()
+        return MetaTrained(
+            self.optimizer, progress.validations, progress.best, done, progress.skipped, time.perf_counter() - begin
+        )
+
+    def _validation_due(self) -> bool:
+        at = self.progress.trajectory
+        last = self.progress.validations[-1].trajectory if self.progress.validations else -1
+        return at != last and (at % self.plan.validate_every == 0 or at == self.plan.trajectories)
+
+    def _validate(self) -> None:
+        plan, progress = self.plan, self.progress
+        stream = Stream(plan.seed, ("validation",), tasks=range(plan.validation_tasks))
+        curves = run_curves(
+            self.optimizer, self.family, stream, steps=plan.horizon.steps, device=plan.device, dtype=plan.torch_dtype
+        )
+        value = float(curves.losses[:, -plan.validation_last :].mean())
+        value = value if value == value else float("inf")
+        validation = Validation(progress.trajectory, value, float(curves.diverged.double().mean()))
+        progress.validations.append(validation)
+        if progress.best is None or value < progress.best.value:
+            progress.best = validation
+            self.best_parameters = snapshot(self.optimizer)
+        self._tell("validation", value=value, best=progress.best.value, diverged=validation.diverged)
+
+    def _window(self) -> None:
+        progress, plan = self.progress, self.plan
+        if self.trajectory is None:
+            self.trajectory = self._begin()
+        estimate, self.trajectory = self.method.window(self.optimizer, self.trajectory, plan.horizon.window)
+        usable = is_finite(estimate.gradient) and estimate.value - estimate.value == 0
+        if usable:
+            self.meta_optimizer.step(estimate.gradient, estimate.moments)
+            progress.skipped_in_a_row = 0
+        else:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        at = {"trajectory": progress.trajectory, "window": progress.window}
+        progress.window += 1
+        progress.windows += 1
+        everyone_dead = not bool(self.trajectory.process.survivors.any())
+        if progress.window == plan.horizon.windows or everyone_dead:
+            progress.trajectory, progress.window, self.trajectory = progress.trajectory + 1, 0, None
+        self._tell_window(estimate, at, usable)
+        if progress.skipped_in_a_row >= plan.patience:
+            raise DivergedError(
+                f"{progress.skipped_in_a_row} windows in a row had no finite meta-gradient, up to trajectory "
+                f"{at['trajectory']} of seed {plan.seed}. Lower the meta learning rate "
+                f"({plan.meta_optimizer.learning_rate}), set its clip, or lower the output scale of "
+                f"{self.optimizer.name}. To look at it: Stream({plan.seed}, ('train',), "
+                f"trajectory={at['trajectory']}, tasks=range({plan.tasks}))."
+            )
+
+    def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
+        norm = global_norm(estimate.gradient)
+        numbers = {"meta_loss": estimate.value, "meta_gradient_norm": norm, **estimate.diagnostics}
+        self._tell("window" if usable else "skipped", **{**numbers, **at})
+
+    def _begin(self) -> Trajectory:
+        plan = self.plan
+        stream = Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
+        process = Optimizee.start(self.family, stream, device=plan.device, dtype=plan.torch_dtype)
+        return self.method.begin(self.optimizer, process, stream)
+
+    def _tell(self, kind: str, **numbers: float) -> None:
+        event: Event = {"kind": kind, "trajectory": self.progress.trajectory, "windows": self.progress.windows}
+        for listener in self.listeners:
+            listener({**event, **numbers})
+
+    def _save(self) -> None:
+        if self.path is None or self.log is None:
+            return
+        tensors = trees.join(
+            meta=dict(self.optimizer.state_dict()), best=self.best_parameters, moments=self.meta_optimizer.tree()
+        )
+        if self.trajectory is not None:
+            tensors |= trees.join(process=self.trajectory.process.snapshot(), **self.trajectory.states)
+        metadata = {
+            "identity": self.identity,
+            "environment": _environment(),
+            "progress": self.progress.as_json(),
+            "log_position": self.log.position(),
+            "states": list(self.trajectory.states) if self.trajectory else [],
+        }
+        checkpoint.write(self.path, tensors, metadata, kind="checkpoint")
+
+    def _resume(self, path: Path, accept_changed_environment: bool) -> None:
+        tensors, metadata = checkpoint.read(path, kind="checkpoint")
+        _refuse_difference(path, "run", metadata["identity"], self.identity, "use another directory, or delete it")
+        if not accept_changed_environment:
+            remedy = "restore it (torch.set_num_threads, --threads) or pass accept_changed_environment=True"
+            _refuse_difference(path, "environment", metadata["environment"], _environment(), remedy)
+        tensors = trees.to(tensors, self.plan.device, self.plan.torch_dtype)
+        self.optimizer.load_state_dict(trees.select(tensors, "meta"))
+        self.best_parameters = trees.select(tensors, "best")
+        self.meta_optimizer.load(trees.select(tensors, "moments"))
+        self.progress = _Progress.from_json(metadata["progress"])
+        if metadata["states"]:
+            fresh = self._begin()
+            steps = self.progress.window * self.plan.horizon.window
+            process = fresh.process.restored(trees.select(tensors, "process"), steps)
+            self.trajectory = Trajectory(process, {name: trees.select(tensors, name) for name in metadata["states"]})
+        assert self.log is not None
+        self.log.rewind(metadata["log_position"])
+
+
+def _identity(optimizer: LearnedOptimizer, family: TaskFamily, method: Method, plan: Plan) -> dict[str, Any]:
+    """What makes a run this run, in JSON: a checkpoint of another one is refused."""
+    stream = Stream(plan.seed, ("identity",))
+    instance = family.sample(stream)
+    drawn: Tree = {**trees.join(instance=instance, start=family.init(instance, stream))}
+    described = {
+        "optimizer": optimizer.name,
+        "config": optimizer.config(),
+        "initial": checkpoint.digest(optimizer.state_dict()),
+        "family": family.name,
+        "task": checkpoint.digest(drawn),
+        "method": {"name": method.name, **vars(method)},
+        "plan": dataclasses.asdict(plan),
+    }
+    return json.loads(json.dumps(described))
+
+
+def _environment() -> dict[str, Any]:
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "backend": "reference"}
+
+
+def _refuse_difference(path: Path, what: str, saved: dict[str, Any], now: dict[str, Any], remedy: str) -> None:
+    names = [name for name in now if saved.get(name) != now[name]]
+    if names:
+        differences = "; ".join(f"{name}: {saved.get(name)} there, {now[name]} here" for name in names)
+        raise CheckpointError(f"{path} is of another {what} ({differences}); {remedy}")
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second one interrupts at once. Other threads leave signals alone."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,55 @@
+"""Methods: how a meta-gradient is got from a trajectory."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.processes.optimizee import Optimizee
+from l2o.rng import Stream
+from l2o.rollout import States
+from l2o.trees import Tree
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A batch of tasks on its way, and the states of those who drive it."""
+
+    process: Optimizee
+    states: States
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one window gives.
+
+    Args:
+        gradient: the meta-gradient, one tensor for each meta-parameter, by name.
+        value: the meta-loss over the window, mean over the tasks alive; not finite if none is.
+        moments: name of the meta-optimizer state that this gradient belongs to.
+        diagnostics: further numbers for the event log.
+    """
+
+    gradient: Tree
+    value: float
+    moments: str
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One way to get meta-gradients: who drives a rollout, and what is asked of the replay."""
+
+    name: str
+    """What reports and cards call it."""
+
+    moments: tuple[str, ...]
+    """Names of the meta-optimizer states it needs: losses of different size must not share one Adam."""
+
+    def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream) -> Trajectory:
+        """A trajectory at its start."""
+        return Trajectory(process, {"agent": optimizer.init_state(process.params, rng.child("agent"))})
+
+    @abstractmethod
+    def window(
+        self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int
+    ) -> tuple[Estimate, Trajectory]:
+        """Runs the next `steps` inner steps: the estimate, and the trajectory after them, detached."""

@@ -1,0 +1,95 @@
+"""Exact second-order meta-gradients: plain autograd through the whole window, the optimizees' gradients included."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from l2o import trees
+from l2o.agent import meta_parameters
+from l2o.errors import ArgumentError
+from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.methods.meta_loss import iterate_weights, mean_value
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.processes.optimizee import Optimizee
+from l2o.trees import Tree
+
+
+class Unrolled(Method):
+    """The gradient of the same loss as `MetaLoss`, with nothing held constant.
+
+    Costs a graph over the window and second derivatives of the optimizees. A task that diverges within a window makes
+    its meta-gradient non-finite, so that the window is skipped.
+
+    Args:
+        weights: "all" or "last", as in `MetaLoss`.
+    """
+
+    name = "unrolled"
+    moments = ("meta-loss",)
+
+    def __init__(self, *, weights: Literal["all", "last"] = "all") -> None:
+        if weights not in ("all", "last"):
+            raise ArgumentError(f"weights is {weights!r}; choose 'all' or 'last'")
+        self.weights: Literal["all", "last"] = weights
+
+    def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
+        losses, end = unroll(optimizer, trajectory, steps, gradients=exact_gradients)
+        weights = iterate_weights(self.weights, steps)
+        theta = meta_parameters(optimizer)
+        objective = (losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)).sum(1).mean()
+        gradient = dict(zip(theta, torch.autograd.grad(objective, list(theta.values())), strict=True))
+        alive = torch.isfinite(losses)
+        process = replace(end.process, survivors=trajectory.process.survivors & alive.all(1))
+        diagnostics = {"diverged": 1 - float(process.survivors.double().mean())}
+        value = mean_value(losses.detach(), alive & trajectory.process.survivors[:, None], weights)
+        return Estimate(gradient, value, "meta-loss", diagnostics), Trajectory(process, end.states)
+
+
+Gradients = Callable[[Tensor, Tree], Tree]
+"""From losses `[tasks]` and the parameters they were computed from to the gradients that the optimizer sees."""
+
+
+def exact_gradients(losses: Tensor, params: Tree) -> Tree:
+    """The gradients with their graph: differentiating them again gives second derivatives."""
+    grads = torch.autograd.grad(losses.sum(), list(params.values()), create_graph=True)
+    return dict(zip(params, grads, strict=True))
+
+
+def stopped_gradients(losses: Tensor, params: Tree) -> Tree:
+    """The gradients as constants: the first-order approximation. The truth that `MetaLoss` is tested against."""
+    grads = torch.autograd.grad(losses.sum(), list(params.values()), retain_graph=True)
+    return dict(zip(params, grads, strict=True))
+
+
+def unroll(
+    optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int, *, gradients: Gradients
+) -> tuple[Tensor, Trajectory]:
+    """Runs a window with its graph.
+
+    Returns:
+        Losses `[tasks, steps + 1]` with their graph to the meta-parameters, and the trajectory after the window,
+        detached.
+    """
+    process: Optimizee = trajectory.process
+    params = {name: leaf.detach().requires_grad_() for name, leaf in process.params.items()}
+    state = trajectory.states["agent"]
+    recorded: list[Tensor] = []
+    with torch.enable_grad():
+        for step in range(steps + 1):
+            here = replace(process, params=params, step=process.step + step)
+            losses = process.family.losses(params, process.instance, here.batch())
+            recorded.append(losses)
+            if step < steps:
+                grads = gradients(losses, params)
+                observation = {**trees.join(grad=grads, params=params), "loss": losses}
+                action, state = optimizer(observation, state)
+                params = trees.map_leaves(torch.add, params, action)
+    end = replace(process, params=_detached(params), step=process.step + steps)
+    return torch.stack(recorded, dim=1), Trajectory(end, {**trajectory.states, "agent": _detached(state)})
+
+
+def _detached(tree: Tree) -> Tree:
+    return trees.map_leaves(Tensor.detach, tree)

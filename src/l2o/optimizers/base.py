@@ -1,0 +1,97 @@
+"""Learned optimizers: agents whose action is an update of the parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from l2o import trees
+from l2o.agent import Action, Agent, Piece
+from l2o.rng import Stream
+from l2o.trees import Tree
+
+if TYPE_CHECKING:
+    from l2o.optimizers.torch_optim import TorchOptimizer
+
+Config = dict[str, float | int | str | bool]
+
+
+class LearnedOptimizer(Agent, ABC):
+    """An agent whose action is an update: parameters change by `action`, a tree shaped as the parameters.
+
+    Hand-designed rules are the same kind, with no meta-parameters.
+    """
+
+    name: str
+    """What reports and cards call it."""
+
+    @abstractmethod
+    def config(self) -> Config:
+        """The constructor's arguments that rebuild it, meta-parameters aside."""
+
+    def as_torch(
+        self,
+        params: Iterable[Tensor] | Iterable[dict] | Iterable[tuple[str, Tensor]],
+        *,
+        lr: float = 1.0,
+        weight_decay: float = 0.0,
+        horizon: int | None = None,
+    ) -> "TorchOptimizer":
+        """This rule as a `torch.optim.Optimizer` for an ordinary training loop.
+
+        Args:
+            params: as for any torch optimizer: tensors, named tensors, or parameter groups.
+            lr: multiplies every update; 1.0 is the behaviour that was meta-trained.
+            weight_decay: decoupled decay per step, multiplied by lr.
+            horizon: inner steps that the rule was meta-trained for; running far past it warns once.
+        """
+        from l2o.optimizers.torch_optim import TorchOptimizer
+
+        return TorchOptimizer(params, self, lr=lr, weight_decay=weight_decay, horizon=horizon)
+
+
+class Coordinatewise(LearnedOptimizer, ABC):
+    """A rule that treats every coordinate alike and alone, with its own state.
+
+    A subclass writes `update` over flat coordinates. State leaves are `[tasks, coordinates, ...]`, or `[tasks]` for what
+    a task's coordinates share (a step counter).
+    """
+
+    @abstractmethod
+    def init_coordinates(self, tasks: int, coordinates: int, like: Tensor) -> Tree:
+        """The state before the first step, on the device and with the dtype of `like`."""
+
+    @abstractmethod
+    def update(self, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        """One step: gradient `[tasks, coordinates]` to the update of the same shape, and the next state."""
+
+    def init_state(self, params: Tree, rng: Stream) -> Tree:
+        del rng
+        leaves = list(params.values())
+        coordinates = sum(leaf[0].numel() for leaf in leaves)
+        return self.init_coordinates(leaves[0].shape[0], coordinates, leaves[0])
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        grads = trees.select(observation, "grad")
+        update, state = self.update(trees.flatten(grads), state)
+        return trees.unflatten(update, grads), state
+
+    def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
+        """Any slice of the coordinates can be replayed by itself: memory and cache need stay bounded."""
+        flat = [trees.flatten(trees.select(observation, "grad")) for observation in observations]
+        tasks, coordinates = flat[0].shape
+        width = max(1, size // tasks)
+        for start in range(0, coordinates, width):
+            part = slice(start, min(start + width, coordinates))
+            yield Piece(
+                part,
+                [{"grad/coordinates": grad[:, part]} for grad in flat],
+                {name: leaf[:, part] if leaf.ndim > 1 else leaf for name, leaf in state.items()},
+            )
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Zeros of a shape on the device and with the dtype of `like`."""
+    return torch.zeros(shape, device=like.device, dtype=like.dtype)

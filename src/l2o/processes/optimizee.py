@@ -1,0 +1,87 @@
+"""A batch of tasks being optimized, as a process."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from l2o import trees
+from l2o.agent import Action
+from l2o.rng import Stream
+from l2o.tasks.base import TaskFamily
+from l2o.trees import Tree
+
+
+@dataclass(frozen=True)
+class Optimizee:
+    """A batch of tasks of one family on their way down.
+
+    What it draws is a function of its stream and its step alone. A task whose loss or gradient is not finite is dead
+    from then on: it shows zeros, and its parameters stay as they are.
+
+    Args:
+        family: where the tasks come from.
+        instance: the tasks' own data, leaves `[tasks, ...]`.
+        params: current parameters, leaves `[tasks, ...]`.
+        rng: the trajectory's stream.
+        step: inner steps done so far.
+        survivors: `[tasks]` bool, which tasks were alive before this step.
+    """
+
+    family: TaskFamily
+    instance: Tree
+    params: Tree
+    rng: Stream
+    step: int
+    survivors: Tensor
+
+    @classmethod
+    def start(
+        cls,
+        family: TaskFamily,
+        rng: Stream,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Optimizee":
+        """Draws the tasks of the stream and their initial parameters."""
+        instance = family.sample(rng.child("instance"))
+        params = family.init(instance, rng.child("init"))
+        alive = torch.ones(len(rng.tasks), dtype=torch.bool, device=device)
+        return cls(family, trees.to(instance, device, dtype), trees.to(params, device, dtype), rng, 0, alive)
+
+    def batch(self) -> Tree:
+        """The minibatch of the current step: leaves `[tasks, ...]`."""
+        leaf = next(iter(self.params.values()))
+        indices = self.family.batch_indices(self.instance, self.rng.child("batch").at(step=self.step))
+        return trees.to(self.family.gather(indices), leaf.device, leaf.dtype)
+
+    def observe(self) -> tuple[Tree, Tree]:
+        return self._observed[:2]
+
+    @property
+    def alive(self) -> Tensor:
+        return self._observed[2]
+
+    def apply(self, action: Action) -> "Optimizee":
+        moved = {name: leaf + action[name] for name, leaf in self.params.items()}
+        params = trees.where_tasks(self.alive, moved, self.params)
+        return replace(self, params=params, step=self.step + 1, survivors=self.alive)
+
+    def snapshot(self) -> Tree:
+        """What the stream cannot redraw, for a checkpoint."""
+        return {**trees.join(params=self.params), "survivors": self.survivors}
+
+    def restored(self, snapshot: Tree, step: int) -> "Optimizee":
+        """This trajectory at the step at which `snapshot` was taken."""
+        return replace(self, params=trees.select(snapshot, "params"), survivors=snapshot["survivors"], step=step)
+
+    @cached_property
+    def _observed(self) -> tuple[Tree, Tree, Tensor]:
+        losses, grads = self.family.value_and_grad(self.params, self.instance, self.batch())
+        alive = self.survivors & torch.isfinite(losses) & trees.finite_tasks(grads)
+        grads = trees.where_tasks(alive, grads, trees.map_leaves(torch.zeros_like, grads))
+        losses = torch.where(alive, losses, 0.0)
+        seen = {**trees.join(grad=grads, params=self.params), "loss": losses}
+        return seen, {**trees.join(metagrad=grads), "loss": losses}, alive

@@ -1,0 +1,72 @@
+"""A task family: a distribution of optimizees."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from l2o.rng import Stream
+from l2o.trees import Tree
+
+
+class TaskFamily(ABC):
+    """A distribution of optimizees that share one loss function.
+
+    Trees that describe a batch of tasks have leaves `[tasks, ...]`; `loss` is written for ONE task and batched by
+    `torch.func.vmap`. A subclass must give `init` and `loss`; the rest has defaults for a deterministic loss without
+    instance data.
+    """
+
+    name: str
+    """The family's name in reports and cards."""
+
+    def sample(self, rng: Stream) -> Tree:
+        """Draws what distinguishes the tasks from each other: leaves `[tasks, ...]`, none by default."""
+        del rng
+        return {}
+
+    @abstractmethod
+    def init(self, instance: Tree, rng: Stream) -> Tree:
+        """Draws initial parameters: leaves `[tasks, ...]`, named as the optimizee names them."""
+
+    def batch_indices(self, instance: Tree, rng: Stream) -> Tree:
+        """Draws the indices of the minibatch of the step that `rng` stands at: leaves `[tasks, ...]`."""
+        del instance, rng
+        return {}
+
+    def gather(self, indices: Tree) -> Tree:
+        """The minibatch that the indices name: leaves `[tasks, ...]`."""
+        return indices
+
+    @abstractmethod
+    def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        """The loss of ONE task, a scalar: leaves without the tasks axis. Pure, and usable under vmap."""
+
+    def losses(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        """The loss of every task: `[tasks]`."""
+        return torch.func.vmap(self.loss)(params, instance, batch)
+
+    def value_and_grad(self, params: Tree, instance: Tree, batch: Tree) -> tuple[Tensor, Tree]:
+        """Losses `[tasks]` and gradients shaped as `params`, both detached. By autograd, unless a closed form exists.
+
+        Tasks are independent, so the gradient of the summed losses holds each task's own gradient.
+        """
+        with torch.enable_grad():
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+            losses = self.losses(leaves, instance, batch)
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        return losses.detach(), dict(zip(leaves, grads, strict=True))
+
+    def optimum(self, instance: Tree) -> Tree | None:
+        """A known global minimiser of each task, leaves `[tasks, ...]`, or None where none is known."""
+        del instance
+        return None
+
+    def metrics(self, params: Tree, instance: Tree) -> Tree:
+        """Further measures of the optimizee, each `[tasks]`, for instance `test_accuracy`. None by default."""
+        del params, instance
+        return {}
+
+    def data_notes(self) -> list[str]:
+        """What a result's record has to say about the data: which part of a data set was read, for instance."""
+        return []
