@@ -22,7 +22,9 @@ from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.weights import Card
 from l2o.processes.optimizee import Optimizee
+from l2o.provenance import source_commit
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.trees import Tree
@@ -96,6 +98,7 @@ class MetaTrained:
         finished: False if the run was interrupted; run it again to go on.
         skipped: windows whose meta-gradient was not finite.
         seconds: wall time of this call.
+        card: for `l2o.save(trained.optimizer, path, trained.card)`.
     """
 
     optimizer: LearnedOptimizer
@@ -104,6 +107,7 @@ class MetaTrained:
     finished: bool
     skipped: int
     seconds: float
+    card: Card
 
 
 def metatrain(
@@ -206,8 +210,28 @@ class _Run:
         self.optimizer.load_state_dict(self.best_parameters)
         if self.log:
             self.log.close()
+        self.optimizer.horizon = plan.horizon.steps
         return MetaTrained(
-            self.optimizer, progress.validations, progress.best, done, progress.skipped, time.perf_counter() - begin
+            optimizer=self.optimizer,
+            validations=progress.validations,
+            best=progress.best,
+            finished=done,
+            skipped=progress.skipped,
+            seconds=time.perf_counter() - begin,
+            card=self._card(),
+        )
+
+    def _card(self) -> Card:
+        curve = [[entry.trajectory, entry.value] for entry in self.progress.validations]
+        return Card(
+            method=self.method.name,
+            training_tasks=self.family.name,
+            horizon=self.plan.horizon.steps,
+            seed=self.plan.seed,
+            configuration=self.identity,
+            curve=[[at, value] for at, value in curve if value < float("inf")],
+            data=self.family.data_notes(),
+            commit=source_commit(),
         )
 
     def _validation_due(self) -> bool:

@@ -27,6 +27,9 @@ class LearnedOptimizer(Agent, ABC):
     name: str
     """What reports and cards call it."""
 
+    horizon: int | None = None
+    """Inner steps of the longest trajectory it was meta-trained on; None if unknown, or for hand-designed rules."""
+
     @abstractmethod
     def config(self) -> Config:
         """The constructor's arguments that rebuild it, meta-parameters aside."""
@@ -45,11 +48,12 @@ class LearnedOptimizer(Agent, ABC):
             params: as for any torch optimizer: tensors, named tensors, or parameter groups.
             lr: multiplies every update; 1.0 is the behaviour that was meta-trained.
             weight_decay: decoupled decay per step, multiplied by lr.
-            horizon: inner steps that the rule was meta-trained for; running far past it warns once.
+            horizon: inner steps that the rule was meta-trained for (its own by default); running far past it warns
+                once.
         """
         from l2o.optimizers.torch_optim import TorchOptimizer
 
-        return TorchOptimizer(params, self, lr=lr, weight_decay=weight_decay, horizon=horizon)
+        return TorchOptimizer(params, self, lr=lr, weight_decay=weight_decay, horizon=horizon or self.horizon)
 
 
 class Coordinatewise(LearnedOptimizer, ABC):

@@ -1,0 +1,51 @@
+# Every target makes and keeps its own virtual environment in .venv; nothing has to be installed first but Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Real data sets are used from L2O_DATA; a neighbouring shared/data folder is taken when it is there.
+ifndef L2O_DATA
+ifneq ($(wildcard ../shared/data),)
+export L2O_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: demo test test-slow lint format bench evidence clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "l2o needs Python 3.11 or newer; pass PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint,bench]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## meta-train on the embedded digits, compare with tuned Adam, write a report to demo/
+	$(BIN)/l2o demo
+
+test: $(STAMP)  ## all tests but the slow ones, with coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --durations=5
+
+test-slow: $(STAMP)  ## the slow tests too
+	$(BIN)/python -m pytest -n 2 --slow
+
+lint: $(STAMP)  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## ratios of speed, measured side by side in one run
+	$(BIN)/python benchmarks/window.py
+
+evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
+	$(BIN)/python scripts/kill_and_resume.py
+	$(BIN)/python scripts/corrupt_files.py
+	$(BIN)/python scripts/plant_faults.py
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,53 @@
+"""Learning to optimize in PyTorch: meta-train optimizers, measure them honestly, use them as drop-ins."""
+
+from l2o.curves import Curves, run_curves
+from l2o.errors import L2OError
+from l2o.horizons import ConstantHorizon
+from l2o.meta_optimizer import MetaAdam
+from l2o.metatrain import MetaTrained, Plan, metatrain
+from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.unrolled import Unrolled
+from l2o.optimizers.base import Coordinatewise, LearnedOptimizer
+from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.weights import ARCHITECTURES, Card, load, load_card, save, shipped
+from l2o.rng import Stream
+from l2o.tasks.base import TaskFamily
+from l2o.tasks.data import load_dataset
+from l2o.tasks.mlp import MLPClassifier
+from l2o.tasks.quadratic import Quadratics
+
+__all__ = [
+    "ARCHITECTURES",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Card",
+    "ConstantHorizon",
+    "Coordinatewise",
+    "Curves",
+    "L2ODM",
+    "L2OError",
+    "LearnedOptimizer",
+    "MLPClassifier",
+    "MetaAdam",
+    "MetaLoss",
+    "MetaTrained",
+    "Momentum",
+    "Nesterov",
+    "Plan",
+    "Quadratics",
+    "RMSprop",
+    "RNNprop",
+    "Stream",
+    "TaskFamily",
+    "Unrolled",
+    "load",
+    "load_card",
+    "load_dataset",
+    "metatrain",
+    "run_curves",
+    "save",
+    "shipped",
+]

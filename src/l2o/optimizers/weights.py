@@ -1,0 +1,187 @@
+"""Weights of learned optimizers in files: safetensors with a card, never a pickle."""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from l2o import checkpoint
+from l2o.errors import ArgumentError, CheckpointError, WeightsError
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.rnnprop import RNNprop
+
+Architectures = Mapping[str, type[LearnedOptimizer]]
+
+ARCHITECTURES: Architectures = {
+    kind.__name__: kind for kind in (L2ODM, RNNprop, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
+}
+"""The classes that a weights file may name."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where weights come from. Everything in it is JSON.
+
+    Args:
+        optimizer: class of the learned optimizer.
+        config: its constructor's arguments.
+        method: how it was meta-trained.
+        training_tasks: on which task family.
+        horizon: inner steps of the longest trajectory it was meta-trained on; 0 for weights that were not trained.
+        seed: seed of the meta-training.
+        configuration: the whole plan of the meta-training.
+        curve: validations as [trajectories done, value].
+        data: which data was read.
+        commit: of the source that trained it.
+        notes: anything a user should know.
+        sha256: of the safetensors file; set by `save`.
+    """
+
+    optimizer: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    method: str = ""
+    training_tasks: str = ""
+    horizon: int = 0
+    seed: int = 0
+    configuration: dict[str, Any] = field(default_factory=dict)
+    curve: list[list[float]] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    commit: str = "unknown"
+    notes: str = ""
+    sha256: str = ""
+
+
+def save(optimizer: LearnedOptimizer, path: str | Path, card: Card | None = None) -> Card:
+    """Saves the weights to `path` (`.safetensors`) and their card beside it (`.toml`).
+
+    The card is inside the weights file too: the `.toml` is for people, and `load` checks it against the file.
+
+    Args:
+        optimizer: of any class; one outside the package is loaded back with `load(..., architectures=...)`.
+        path: the file; its ending is made `.safetensors`.
+        card: where the weights come from; class and constructor arguments are filled in.
+
+    Returns:
+        The card as written.
+    """
+    path = _safetensors(Path(path))
+    plain = replace(card or Card(), optimizer=type(optimizer).__name__, config=optimizer.config(), sha256="")
+    checkpoint.write(path, optimizer.state_dict(), asdict(plain), kind="weights")
+    card = replace(plain, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    checkpoint.write_bytes(path.with_suffix(".toml"), tomli_w.dumps(_without_none(asdict(card))).encode())
+    return card
+
+
+def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) -> LearnedOptimizer:
+    """Loads weights from a file, or shipped ones by name (`shipped()` lists them).
+
+    Args:
+        source: path of a `.safetensors` file, or a name.
+        architectures: classes that the file may name; add your own as `ARCHITECTURES | {"Mine": Mine}`.
+
+    Raises:
+        WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = l2o.save(l2o.L2ODM(), f"{folder}/fresh")
+        ...     l2o.load(f"{folder}/fresh.safetensors").name
+        'L2O-DM'
+    """
+    path = _find(source)
+    tensors, card = _read(path)
+    kind = architectures.get(card.optimizer)
+    if kind is None:
+        raise WeightsError(
+            f"{path} holds weights of {card.optimizer!r}, known are {', '.join(architectures)}; "
+            "pass its class in `architectures`"
+        )
+    try:
+        optimizer = kind(**card.config)
+        optimizer.load_state_dict(tensors)
+    except (TypeError, RuntimeError, ArgumentError) as error:
+        raise WeightsError(f"{path} does not fit {card.optimizer}: {error}") from error
+    optimizer.horizon = card.horizon or None
+    return optimizer
+
+
+def load_card(source: str | Path) -> Card:
+    """The card of weights, checked as `load` checks it."""
+    return _read(_find(source))[1]
+
+
+def shipped() -> list[str]:
+    """The names of the weights in the package."""
+    folder = resources.files("l2o") / "pretrained"
+    return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if _is_weights(entry.name))
+
+
+def _read(path: Path) -> tuple[dict, Card]:
+    try:
+        blob = path.read_bytes()
+        tensors, values = checkpoint.parse(blob, kind="weights", source=str(path))
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
+    try:
+        card = replace(Card(**values), sha256=hashlib.sha256(blob).hexdigest())
+    except TypeError as error:
+        raise WeightsError(f"{path} has a card of another version: {error}") from error
+    _check_card(path.with_suffix(".toml"), card)
+    return tensors, card
+
+
+def _check_card(path: Path, card: Card) -> None:
+    if not path.exists():
+        return
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WeightsError(f"the card {path} cannot be read ({error}); take another copy, or delete it") from error
+    expected = tomllib.loads(tomli_w.dumps(_without_none(asdict(card))))
+    wrong = sorted(k for k in expected.keys() | written.keys() if expected.get(k) != written.get(k))
+    if wrong:
+        raise WeightsError(
+            f"the card {path} does not belong to the weights beside it, or was altered (differs in "
+            f"{', '.join(wrong)}); take another copy of both, or delete the card"
+        )
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix == ".safetensors" or path.exists():
+        if path.is_dir():
+            raise WeightsError(f"{path} is a folder; pass the .safetensors file in it")
+        return path
+    found = resources.files("l2o") / "pretrained" / f"{source}.safetensors"
+    if not found.is_file():
+        raise WeightsError(
+            f"no file {source}, and no shipped weights of that name; shipped are: {', '.join(shipped()) or 'none'}"
+        )
+    return Path(str(found))
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _safetensors(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: leaves such entries out."""
+    if isinstance(value, dict):
+        return {name: _without_none(entry) for name, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_without_none(entry) for entry in value]
+    return value
