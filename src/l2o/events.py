@@ -1,6 +1,7 @@
 """Where a meta-training tells what happens: a JSON-lines file, a progress bar, TensorBoard."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -25,24 +26,22 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        path.touch()
+        self._path = path
 
     def __call__(self, event: Event) -> None:
         finite = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in event.items()}
-        self._file.write(json.dumps(finite).encode() + b"\n")
-        self._file.flush()
+        with self._path.open("ab") as file:
+            file.write(json.dumps(finite).encode() + b"\n")
 
     def position(self) -> int:
         """Bytes written so far."""
-        return self._file.tell()
+        return self._path.stat().st_size
 
     def rewind(self, position: int) -> None:
         """Forgets what was written after `position`."""
-        self._file.truncate(min(position, self._file.tell()))
-        self._file.seek(0, 2)
-
-    def close(self) -> None:
-        self._file.close()
+        if position < self.position():
+            os.truncate(self._path, position)
 
 
 class ProgressBar:

@@ -208,8 +208,6 @@ class _Run:
         self._save()
         assert progress.best is not None
         self.optimizer.load_state_dict(self.best_parameters)
-        if self.log:
-            self.log.close()
         self.optimizer.horizon = plan.horizon.steps
         return MetaTrained(
             optimizer=self.optimizer,

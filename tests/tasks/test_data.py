@@ -1,10 +1,8 @@
 """The known data sets: published facts about the real ones, and how split, note and errors come about."""
 
 import dataclasses
-import doctest
 import gzip
 import hashlib
-import importlib
 import io
 import os
 import shutil
@@ -307,10 +305,3 @@ def test_zip_of_other_faces_is_refused(
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     with pytest.raises(DataError, match=message):
         load_dataset("att-faces", "train")
-
-
-@pytest.mark.parametrize("module", ["catalogue", "cifar", "dataset", "idx", "pgm"])
-def test_examples_in_the_docstrings_run(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"l2o.tasks.data.{module}"))
-    assert result.attempted > 0
-    assert result.failed == 0

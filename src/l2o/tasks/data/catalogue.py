@@ -1,6 +1,5 @@
 """The known data sets, by name, and how one split of each is found and read."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from l2o.tasks.data.cifar import parse_cifar
 from l2o.tasks.data.dataset import Dataset, Split
 from l2o.tasks.data.idx import parse_idx
 from l2o.tasks.data.pgm import read_pgm_zip
-from l2o.tasks.data.store import KnownFile, data_folder, extract, fetch, find_file, read_known
+from l2o.tasks.data.store import KnownFile, data_folder, extract, fetch, find_file, is_there, read_known
 
 _IDX_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _SPLITS: tuple[Split, ...] = ("train", "test")
@@ -123,7 +122,7 @@ def _provide(archive: published.Archive, split: Split) -> dict[KnownFile, Path]:
     folder, packed = data_folder() / archive.folder, data_folder() / archive.source.url.rpartition("/")[2]
     files = archive.files[split]
     found = _find_all(folder, files)
-    if len(found) == len(files) or (found and not os.path.exists(packed)):
+    if len(found) == len(files) or (found and not is_there(packed)):
         return found
     fetch(archive.source, packed)
     extract(packed, archive.source.checksum, [known for known in files if known not in found], folder)
@@ -136,15 +135,13 @@ def _find_all(folder: Path, files: Sequence[KnownFile]) -> dict[KnownFile, Path]
 
 def _load_att_faces(name: str, split: Split) -> Dataset:
     path = data_folder() / "att_faces" / "att_faces.zip"
-    if not os.path.exists(path):
+    if not is_there(path):
         problem = f"{path} is missing, and there is no lasting address to fetch it from"
-        remedy = (
-            f"get the faces (see {_FACES_PAGE}) and put the zip there, or set L2O_DATA to a folder that has att_faces/"
-        )
+        remedy = f"get the zip (see {_FACES_PAGE}) and put it there, or set L2O_DATA to a folder that has att_faces/"
         raise DataNotFoundError(f"{problem}; {remedy}")
     faces: dict[tuple[int, int], Tensor] = {}
     for member, image in read_pgm_zip(path).items():
-        place = re.search(r"(?:^|/)s(\d{1,2})/(\d{1,2})\.pgm$", member)
+        place = re.search(r"(?:^|/)s([1-9][0-9]?)/([1-9][0-9]?)\.pgm$", member)
         if place is None or tuple(image.shape) != _FACE_SHAPE:
             found = f"member {member} of {image.shape[1]}x{image.shape[0]}"
             raise DataError(f"{path} has the {found}; expected sPERSON/IMAGE.pgm of 92x112; replace the zip")

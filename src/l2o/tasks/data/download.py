@@ -1,6 +1,5 @@
 """A downloader for `pooch` that goes on where an interrupted download stopped."""
 
-import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -35,17 +34,17 @@ def download_resumable(url: str, output_file: str, _pooch: object = None) -> Non
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise requests.HTTPError(f"the {start:,} bytes fetched before do not fit the file; they were deleted")
         response.raise_for_status()
         if response.status_code == requests.codes.partial_content:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise requests.HTTPError("the server sent another range than the one asked for")
         else:
             start = 0
         _append(response, part, start)
-    os.replace(part, output_file)
+    part.replace(output_file)
 
 
 def _append(response: requests.Response, part: Path, start: int) -> None:

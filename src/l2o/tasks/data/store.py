@@ -47,7 +47,12 @@ def data_folder() -> Path:
 def find_file(folder: Path, name: str) -> Path | None:
     """The file of that name in `folder`, as it is or with `.gz` or `.xz` added; None if there is none."""
     paths = (folder / f"{name}{compression}" for compression in _COMPRESSIONS)
-    return next((path for path in paths if os.path.exists(path)), None)
+    return next((path for path in paths if is_there(path)), None)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at `path`."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where a folder may not be read
 
 
 def read_known(path: Path, known: KnownFile) -> bytearray:
@@ -133,4 +138,4 @@ def _extract_member(tar: tarfile.TarFile, entry: tarfile.TarInfo, member: KnownF
     unfinished = folder / f"{member.name}.part"
     with unfinished.open("wb") as file:
         shutil.copyfileobj(content, file)
-    os.replace(unfinished, folder / member.name)
+    unfinished.replace(folder / member.name)

@@ -1,0 +1,1 @@
+"""Measuring optimizers: statistics over curves, tuned baselines, verdicts, figures and reports."""

@@ -1,0 +1,66 @@
+"""The task families that go through every shared test: one line adds another."""
+
+import pytest
+import torch
+from torch import nn
+
+from l2o.rng import Stream
+from l2o.tasks.data import Dataset
+from l2o.tasks.functions import BenchmarkFunction
+from l2o.tasks.mlp import MLPClassifier
+from l2o.tasks.module import ModuleTask
+from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
+
+
+def noise_images(examples: int = 30) -> Dataset:
+    pixels = Stream(0).child("pixels").integers(256, (examples, 3, 3))[0].to(torch.uint8)
+    return Dataset("noise", pixels, torch.arange(examples) % 4, classes=4, complete=True, note="noise")
+
+
+def points() -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = Stream(0).child("inputs").normal((40, 3))[0]
+    return inputs, inputs.sin().sum(1, keepdim=True)
+
+
+def convolution() -> nn.Module:
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv2d(1, 2, 2), norm, nn.Tanh(), nn.Flatten(), nn.Linear(8, 4))
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+FAMILIES = {
+    "quadratics": lambda: Quadratics(4),
+    "quadratics published": Quadratics.published,
+    "ackley": BenchmarkFunction.ackley,
+    "ackley 5d": lambda: BenchmarkFunction.ackley(5),
+    "beale": BenchmarkFunction.beale,
+    "booth": BenchmarkFunction.booth,
+    "branin": BenchmarkFunction.branin,
+    "matyas": BenchmarkFunction.matyas,
+    "rastrigin": BenchmarkFunction.rastrigin,
+    "rastrigin 5d": lambda: BenchmarkFunction.rastrigin(5),
+    "rosenbrock": BenchmarkFunction.rosenbrock,
+    "rosenbrock 5d": lambda: BenchmarkFunction.rosenbrock(5),
+    "styblinski-tang": BenchmarkFunction.styblinski_tang,
+    "styblinski-tang 5d": lambda: BenchmarkFunction.styblinski_tang(5),
+    "mlp sigmoid": lambda: MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16),
+    "mlp relu": lambda: MLPClassifier(noise_images(), hidden=(5, 4), activation="relu", batch=16, start_scale=0.5),
+    "mlp tanh": lambda: MLPClassifier(noise_images(), hidden=(), activation="tanh", batch=16),
+    "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
+    "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
+    "scaled quadratics": lambda: RandomScaling(Quadratics(4)),
+    "scaled mlp": lambda: RandomScaling(MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16)),
+    "regularised rosenbrock": lambda: ConvexRegulariser(BenchmarkFunction.rosenbrock(), coordinates=3),
+    "scaled regularised quadratics": lambda: RandomScaling(
+        ConvexRegulariser(Quadratics(4)), spreads={"regulariser/": 1.0}
+    ),
+    "regularised scaled module": lambda: ConvexRegulariser(
+        RandomScaling(ModuleTask(perceptron, nn.functional.mse_loss, points(), batch=16), spread=1.0)
+    ),
+}
+
+every_family = pytest.mark.parametrize("family", [pytest.param(make(), id=name) for name, make in FAMILIES.items()])

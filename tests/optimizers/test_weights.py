@@ -1,0 +1,107 @@
+"""Weights files and their cards."""
+
+import shutil
+import tomllib
+
+import pytest
+import torch
+from cases import every_learned
+
+import l2o
+from l2o import checkpoint
+from l2o.errors import WeightsError
+from l2o.optimizers.handcrafted import SGD
+
+
+def equal(a, b):
+    return checkpoint.digest(a.state_dict()) == checkpoint.digest(b.state_dict()) and a.config() == b.config()
+
+
+@every_learned
+def test_load_gives_back_what_save_wrote(make, tmp_path):
+    optimizer = make(seed=3)
+    card = l2o.save(optimizer, tmp_path / "w", l2o.Card(method="meta-loss", horizon=100, seed=3, notes='a "quoted" ü'))
+    loaded = l2o.load(tmp_path / "w.safetensors")
+    assert type(loaded) is type(optimizer)
+    assert equal(loaded, optimizer)
+    assert loaded.horizon == 100
+    assert l2o.load_card(tmp_path / "w.safetensors") == card
+    written = tomllib.loads((tmp_path / "w.toml").read_text())
+    assert written["sha256"] == card.sha256
+    assert written["notes"] == 'a "quoted" ü'
+
+
+def test_the_card_may_be_missing(tmp_path):
+    l2o.save(l2o.L2ODM(), tmp_path / "w")
+    (tmp_path / "w.toml").unlink()
+    assert equal(l2o.load(tmp_path / "w.safetensors"), l2o.L2ODM())
+
+
+def test_a_card_of_other_weights_is_refused(tmp_path):
+    l2o.save(l2o.L2ODM(), tmp_path / "a")
+    l2o.save(l2o.L2ODM(seed=1), tmp_path / "b")
+    shutil.copy(tmp_path / "a.toml", tmp_path / "b.toml")
+    with pytest.raises(WeightsError, match=r"does not belong.*sha256"):
+        l2o.load(tmp_path / "b.safetensors")
+
+
+def test_an_altered_card_is_refused(tmp_path):
+    l2o.save(l2o.L2ODM(), tmp_path / "w", l2o.Card(horizon=100))
+    card = tmp_path / "w.toml"
+    card.write_text(card.read_text().replace("horizon = 100", "horizon = 1000"))
+    with pytest.raises(WeightsError, match="differs in horizon"):
+        l2o.load(tmp_path / "w.safetensors")
+    card.write_bytes(b"\xff\x00 = [")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        l2o.load(tmp_path / "w.safetensors")
+
+
+def test_a_checkpoint_is_not_weights(tmp_path):
+    checkpoint.write(tmp_path / "c.safetensors", {}, {}, kind="checkpoint")
+    with pytest.raises(WeightsError, match="not a 'weights'"):
+        l2o.load(tmp_path / "c.safetensors")
+
+
+def test_an_unknown_class_is_refused_and_can_be_brought(tmp_path):
+    class Mine(SGD):
+        pass
+
+    l2o.save(Mine(0.5), tmp_path / "mine")
+    with pytest.raises(WeightsError, match="'Mine', known are"):
+        l2o.load(tmp_path / "mine.safetensors")
+    mine = l2o.load(tmp_path / "mine.safetensors", architectures={**l2o.ARCHITECTURES, "Mine": Mine})
+    assert mine.config() == {"lr": 0.5}
+
+
+def test_weights_that_do_not_fit_their_class_are_refused(tmp_path):
+    class Other(l2o.L2ODM):
+        def config(self):
+            return {"k": -1.0}
+
+    l2o.save(Other(), tmp_path / "w")
+    with pytest.raises(WeightsError, match="does not fit"):
+        l2o.load(tmp_path / "w.safetensors", architectures={"Other": l2o.L2ODM})
+
+
+def test_unknown_names_list_what_is_shipped():
+    with pytest.raises(WeightsError, match="no shipped weights of that name"):
+        l2o.load("nonexistent-weights")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="is a folder"):
+        l2o.load(tmp_path)
+
+
+def test_shipped_weights_load_and_step():
+    for name in l2o.shipped():
+        optimizer = l2o.load(name)
+        card = l2o.load_card(name)
+        assert card.training_tasks
+        assert card.curve
+        assert card.horizon == optimizer.horizon
+        weight = torch.nn.Parameter(torch.ones(3))
+        torch_optimizer = optimizer.as_torch([weight])
+        weight.square().sum().backward()
+        torch_optimizer.step()
+        assert not torch.equal(weight, torch.ones(3))

@@ -1,0 +1,319 @@
+"""The outer loop: learning, resuming exactly, stopping cleanly, giving up clearly."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from l2o import checkpoint
+from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
+from l2o.horizons import ConstantHorizon
+from l2o.meta_optimizer import MetaAdam
+from l2o.metatrain import Plan, metatrain
+from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.unrolled import Unrolled
+from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.handcrafted import Adam
+from l2o.optimizers.rnnprop import RNNprop
+from l2o.rng import Stream
+from l2o.tasks.base import TaskFamily
+from l2o.tasks.quadratic import Quadratics
+
+PLAN = Plan(
+    trajectories=5,
+    horizon=ConstantHorizon(12, 4),
+    tasks=3,
+    validate_every=2,
+    validation_tasks=4,
+    validation_last=3,
+    checkpoint_every=2,
+    seed=11,
+)
+MAKE = {"DM": L2ODM.for_quadratics, "RNNprop": RNNprop.lv}
+METHODS = {"meta-loss": MetaLoss, "unrolled": Unrolled}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(number):
+    events = []
+
+    def listen(event):
+        events.append(event)
+        if len(events) == number:
+            raise Stopped
+
+    return listen
+
+
+def train(directory=None, *, make=L2ODM.for_quadratics, method=MetaLoss, plan=PLAN, listeners=(), **options):
+    return metatrain(make(), Quadratics(4), method(), plan, directory=directory, listeners=listeners, **options)
+
+
+def fingerprint(trained):
+    return checkpoint.digest(trained.optimizer.state_dict()), trained.validations
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_a_run_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
+    whole = train(make=make, method=method)
+    events = 5 * 3 + 4
+    for number in range(1, events + 1):
+        directory = tmp_path / str(number)
+        with pytest.raises(Stopped):
+            train(directory, make=make, method=method, listeners=[stop_at(number)])
+        resumed = train(directory, make=make, method=method)
+        assert fingerprint(resumed) == fingerprint(whole)
+        assert resumed.finished
+
+
+def test_events_stand_in_the_log_once_and_in_order(tmp_path):
+    for number in (3, 6, 4):
+        with pytest.raises(Stopped):
+            train(tmp_path, listeners=[stop_at(number)])
+    train(tmp_path)
+    logged = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    seen = []
+    train(listeners=[seen.append])
+    assert [(e["kind"], e["trajectory"], e["windows"]) for e in logged] == [
+        (e["kind"], e["trajectory"], e["windows"]) for e in seen
+    ]
+    windows = [event for event in logged if event["kind"] == "window"]
+    assert len(windows) == 15
+    assert {"meta_loss", "meta_gradient_norm", "update_norm", "update_to_parameter", "diverged"} <= set(windows[0])
+    assert all(event["meta_gradient_norm"] > 0 for event in windows)
+
+
+def test_the_best_validation_is_what_comes_back():
+    trained = train(plan=dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=0.3)))  # far too large
+    assert trained.best == min(trained.validations, key=lambda validation: validation.value)
+    assert [validation.trajectory for validation in trained.validations] == [0, 2, 4, 5]
+    again = train(plan=dataclasses.replace(PLAN, trajectories=max(1, trained.best.trajectory),
+                                           meta_optimizer=MetaAdam(learning_rate=0.3)))
+    assert again.best == trained.best
+    assert checkpoint.digest(again.optimizer.state_dict()) == checkpoint.digest(trained.optimizer.state_dict())
+
+
+def test_meta_training_lowers_the_validation_loss():
+    plan = dataclasses.replace(PLAN, trajectories=60, tasks=16, validate_every=20, validation_tasks=16,
+                               meta_optimizer=MetaAdam(learning_rate=0.01))
+    trained = train(plan=plan)
+    assert trained.best.value < 0.5 * trained.validations[0].value
+
+
+def test_validation_meets_the_same_tasks_each_time():
+    plan = dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=1e-30))  # meta-parameters stay as they are
+    assert len({validation.value for validation in train(plan=plan).validations}) == 1
+
+
+def test_a_signal_ends_the_run_cleanly_and_it_resumes(tmp_path):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        directory = tmp_path / number.name
+        before = signal.getsignal(number)
+
+        def listen(event, number=number):
+            if event["kind"] == "window" and event["windows"] == 5:
+                os.kill(os.getpid(), number)
+
+        stopped = train(directory, listeners=[listen])
+        assert not stopped.finished
+        assert signal.getsignal(number) == before
+        assert fingerprint(train(directory)) == fingerprint(train())
+
+
+def test_a_second_signal_interrupts_at_once():
+    def listen(event):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(listeners=[listen])
+
+
+def test_a_finished_run_called_again_gives_its_result(tmp_path):
+    first = train(tmp_path)
+    seen = []
+    assert fingerprint(train(tmp_path, listeners=[seen.append])) == fingerprint(first)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"plan": dataclasses.replace(PLAN, seed=12)}, "seed|plan"),
+        ({"plan": dataclasses.replace(PLAN, tasks=2)}, "plan"),
+        ({"make": RNNprop.lv}, "optimizer"),
+        ({"make": lambda: L2ODM.for_quadratics(seed=1)}, "initial"),
+        ({"method": Unrolled}, "method"),
+        ({"method": lambda: MetaLoss(weights="last")}, "method"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, names):
+    with pytest.raises(Stopped):
+        train(tmp_path, listeners=[stop_at(8)])
+    with pytest.raises(CheckpointError, match=rf"of another run \(.*({names}).*another directory"):
+        train(tmp_path, **change)
+
+
+def test_another_task_distribution_under_the_same_name_is_refused(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, listeners=[stop_at(8)])
+    with pytest.raises(CheckpointError, match="task"):
+        metatrain(L2ODM.for_quadratics(), Quadratics(4, start_scale=2.0), MetaLoss(), PLAN, directory=tmp_path)
+
+
+def test_a_changed_number_of_threads_is_refused_unless_accepted(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, listeners=[stop_at(8)])
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(CheckpointError, match=r"threads: 1 there, 2 here.*torch\.set_num_threads"):
+            train(tmp_path)
+        assert train(tmp_path, accept_changed_environment=True).finished
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    path.write_bytes(bytes(blob))
+    with pytest.raises(CheckpointError, match="altered"):
+        train(tmp_path)
+
+
+class NeverFinite(TaskFamily):
+    name = "never-finite"
+
+    def init(self, instance, rng):
+        return {"x": rng.normal((2,))}
+
+    def loss(self, params, instance, batch):
+        return (params["x"] * torch.inf).sum()
+
+
+def test_a_run_without_finite_meta_gradients_gives_up_with_the_seed():
+    plan = dataclasses.replace(PLAN, patience=4)
+    events = []
+    with pytest.raises(DivergedError, match=r"4 windows in a row.*seed 11.*Lower the meta learning rate"):
+        metatrain(L2ODM(), NeverFinite(), MetaLoss(), plan, listeners=[events.append])
+    assert [event["kind"] for event in events].count("skipped") == 4
+    assert all(event["diverged"] == 1 for event in events)
+
+
+class SometimesInfinite(Quadratics):
+    """Trajectory 1 has no finite loss at all."""
+
+    def init(self, instance, rng):
+        start = super().init(instance, rng)["x"]
+        return {"x": start + (torch.inf if rng.trajectory == 1 and "train" in rng.names else 0.0)}
+
+
+def test_skipped_windows_are_counted_and_change_nothing():
+    events = []
+    trained = metatrain(L2ODM.for_quadratics(), SometimesInfinite(4), MetaLoss(), PLAN, listeners=[events.append])
+    skipped = [event for event in events if event["kind"] == "skipped"]
+    assert trained.skipped == len(skipped) == 1  # everybody is dead: the trajectory ends after its first window
+    assert [event["trajectory"] for event in skipped] == [1]
+    assert trained.finished
+
+
+def test_a_diverging_validation_is_infinitely_bad():
+    class DiesInValidation(Quadratics):
+        def init(self, instance, rng):
+            start = super().init(instance, rng)["x"]
+            return {"x": start + (torch.nan if "validation" in rng.names else 0.0)}
+
+    trained = metatrain(L2ODM.for_quadratics(), DiesInValidation(4), MetaLoss(), PLAN)
+    assert all(v.value == float("inf") and v.diverged == 1 for v in trained.validations)
+    assert trained.card.curve == []
+
+
+def test_the_card_tells_the_run(tmp_path):
+    trained = train()
+    card = trained.card
+    assert (card.method, card.training_tasks, card.horizon, card.seed) == ("meta-loss", "quadratics-4d", 12, 11)
+    assert card.curve == [[v.trajectory, v.value] for v in trained.validations]
+    assert trained.optimizer.horizon == 12
+
+
+def test_clipping_bounds_the_meta_gradient():
+    big = {"a": torch.full((4,), 100.0)}
+    from l2o.meta_optimizer import MetaOptimizer
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Parameter(torch.zeros(4))
+
+    seen = []
+    one = One()
+    optimizer = MetaOptimizer(one, MetaAdam(learning_rate=1.0, clip=1.0), ["m"])  # type: ignore[arg-type]
+    one.a.register_hook(lambda grad: seen.append(grad))
+    optimizer.step(big, "m")
+    assert optimizer.tree()["m/exp_avg/a"].norm() == pytest.approx(0.1 * 1.0)  # (1 - beta1) times the clipped norm
+
+
+def test_float64_runs_in_float64():
+    trained = train(plan=dataclasses.replace(PLAN, dtype="float64"))
+    assert all(parameter.dtype == torch.float64 for parameter in trained.optimizer.parameters())
+
+
+def test_what_has_no_meta_parameters_is_refused():
+    with pytest.raises(ArgumentError, match="Adam has no meta-parameters"):
+        metatrain(Adam(0.1), Quadratics(4), MetaLoss(), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trajectories": 0}, "trajectories is 0"),
+        ({"tasks": 0}, "tasks is 0"),
+        ({"validation_last": 13}, "validation_last is 13"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+    ],
+)
+def test_impossible_plans_are_refused(change, message):
+    with pytest.raises(ArgumentError, match=message):
+        dataclasses.replace(PLAN, **change)
+
+
+@pytest.mark.parametrize(("steps", "window"), [(10, 20), (0, 0), (30, 20), (20, 0)])
+def test_horizons_and_windows_must_fit(steps, window):
+    with pytest.raises(HorizonError, match="horizon"):
+        ConstantHorizon(steps, window)
+
+
+def test_meta_adam_refuses_nonsense():
+    with pytest.raises(ArgumentError, match="learning rate is 0"):
+        MetaAdam(learning_rate=0)
+    with pytest.raises(ArgumentError, match="clip is -1"):
+        MetaAdam(clip=-1)
+
+
+def test_tasks_of_one_trajectory_are_those_of_the_stream():
+    """The documented replay recipe of `DivergedError` names exactly the tasks that were trained on."""
+    from l2o.processes.optimizee import Optimizee
+
+    seen = []
+
+    class Spy(Quadratics):
+        def init(self, instance, rng):
+            start = super().init(instance, rng)
+            if "train" in rng.names:
+                seen.append((rng.trajectory, start["x"]))
+            return start
+
+    metatrain(L2ODM.for_quadratics(), Spy(4), MetaLoss(), PLAN)
+    trajectory, start = seen[3]
+    again = Optimizee.start(Quadratics(4), Stream(11, ("train",), trajectory=trajectory, tasks=range(3)),
+                            dtype=torch.float64)
+    assert torch.equal(again.params["x"], start)
