@@ -258,7 +258,7 @@ def test_clipping_bounds_the_meta_gradient():
     one = One()
     optimizer = MetaOptimizer(one, MetaAdam(learning_rate=1.0, clip=1.0), ["m"])  # type: ignore[arg-type]
     one.a.register_hook(lambda grad: seen.append(grad))
-    optimizer.step(big, "m")
+    optimizer.step(big, "m", progress=0.0)
     assert optimizer.tree()["m/exp_avg/a"].norm() == pytest.approx(0.1 * 1.0)  # (1 - beta1) times the clipped norm
 
 
@@ -292,7 +292,15 @@ def test_horizons_and_windows_must_fit(steps, window):
         ConstantHorizon(steps, window)
 
 
+def test_the_meta_learning_rate_falls_along_half_a_cosine():
+    settings = MetaAdam(learning_rate=1.0, final_learning_rate=0.2)
+    assert [settings.at(share) for share in (0, 0.5, 1)] == pytest.approx([1.0, 0.6, 0.2])
+    assert MetaAdam(learning_rate=0.5).at(0.9) == 0.5
+
+
 def test_meta_adam_refuses_nonsense():
+    with pytest.raises(ArgumentError, match="final meta learning rate is 0.1"):
+        MetaAdam(learning_rate=0.01, final_learning_rate=0.1)
     with pytest.raises(ArgumentError, match="learning rate is 0"):
         MetaAdam(learning_rate=0)
     with pytest.raises(ArgumentError, match="clip is -1"):

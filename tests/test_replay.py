@@ -63,12 +63,14 @@ def relative(a, b):
 @every_learned
 @every_family
 @pytest.mark.parametrize("weights", ["all", "last"])
-def test_replay_gradient_equals_autograd(make, family, weights):
+@pytest.mark.parametrize("objective", ["loss", "log"])
+def test_replay_gradient_equals_autograd(make, family, weights, objective):
     optimizer = perturbed(make())
     trajectory = start(optimizer, family)
-    estimate, after = MetaLoss(weights=weights).window(optimizer, trajectory, 7)
+    estimate, after = MetaLoss(weights=weights, objective=objective).window(optimizer, trajectory, 7)
     losses, end = unroll(optimizer, trajectory, 7, gradients=stopped_gradients)
-    objective = (losses * torch.tensor(iterate_weights(weights, 7))).sum(1).mean()
+    values = (losses + 1e-12).log() if objective == "log" else losses
+    objective = (values * torch.tensor(iterate_weights(weights, 7))).sum(1).mean()
     theta = meta_parameters(optimizer)
     truth = dict(zip(theta, torch.autograd.grad(objective, list(theta.values())), strict=True))
     assert relative(estimate.gradient, truth) < 1e-10
@@ -96,10 +98,11 @@ def test_second_window_carries_state_and_parameters(make):
 
 @every_learned
 @every_family
-def test_unrolled_gradient_equals_finite_differences(make, family):
+@pytest.mark.parametrize("objective", ["loss", "log"])
+def test_unrolled_gradient_equals_finite_differences(make, family, objective):
     optimizer = perturbed(make())
     trajectory = start(optimizer, family, tasks=2)
-    estimate, _ = Unrolled().window(optimizer, trajectory, 3)
+    estimate, _ = Unrolled(objective=objective).window(optimizer, trajectory, 3)
     generator = torch.Generator().manual_seed(0)
     theta = meta_parameters(optimizer)
     for _ in range(3):
@@ -110,7 +113,7 @@ def test_unrolled_gradient_equals_finite_differences(make, family):
                 for name, leaf in theta.items():
                     leaf.add_(sign * 1e-6 * direction[name])
             # The true objective: no gradient is held constant, since each run recomputes it.
-            values.append(MetaLoss().window(optimizer, trajectory, 3)[0].value)
+            values.append(MetaLoss(objective=objective).window(optimizer, trajectory, 3)[0].value)
             with torch.no_grad():
                 for name, leaf in theta.items():
                     leaf.sub_(sign * 1e-6 * direction[name])
@@ -134,7 +137,7 @@ def test_replay_in_pieces_equals_the_whole(make, piece):
     optimizer = perturbed(make())
     trajectory = start(optimizer, TwoLeaves())
     record = rollout(trajectory.process, AgentDrives(optimizer), trajectory.states, 4, record=optimizer.reads)
-    target = Linear(later_gradients(record.privileged, [1.0] * 5))
+    target = Linear(later_gradients(record.privileged, [torch.ones(3)] * 5))
     actions, state = replay(optimizer, record.observations[:-1], record.entry["agent"])
     value = sum((target.slopes[i] * trees.flatten(action)).sum() for i, action in enumerate(actions))
     theta = meta_parameters(optimizer)
@@ -161,8 +164,8 @@ def test_replay_takes_explicit_meta_parameters():
 
 def test_later_gradients_exclude_the_step_itself():
     grads = [{"metagrad/x": torch.tensor([[float(10**i)]])} for i in range(4)]
-    assert later_gradients(grads, [1.0] * 4).flatten().tolist() == [1110.0, 1100.0, 1000.0]
-    assert later_gradients(grads, [0.0, 0.0, 0.0, 1.0]).flatten().tolist() == [1000.0] * 3
+    assert later_gradients(grads, [torch.ones(1)] * 4).flatten().tolist() == [1110.0, 1100.0, 1000.0]
+    assert later_gradients(grads, [torch.zeros(1)] * 3 + [torch.ones(1)]).flatten().tolist() == [1000.0] * 3
 
 
 def test_rollout_records_one_observation_more_than_actions():
@@ -261,6 +264,8 @@ def test_a_rollout_without_steps_is_refused():
 def test_unknown_weights_are_refused(method):
     with pytest.raises(ArgumentError, match="choose 'all' or 'last'"):
         method(weights="first")
+    with pytest.raises(ArgumentError, match="choose 'loss' or 'log'"):
+        method(objective="square")
 
 
 def test_exact_gradients_keep_their_graph():

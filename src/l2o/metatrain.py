@@ -97,7 +97,7 @@ class MetaTrained:
         best: the best of them.
         finished: False if the run was interrupted; run it again to go on.
         skipped: windows whose meta-gradient was not finite.
-        seconds: wall time of this call.
+        seconds: wall time of all calls of this run, up to their last checkpoints.
         card: for `l2o.save(trained.optimizer, path, trained.card)`.
     """
 
@@ -154,6 +154,7 @@ class _Progress:
     windows: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    seconds: float = 0.0
     validations: list[Validation] = field(default_factory=list)
     best: Validation | None = None
 
@@ -194,7 +195,7 @@ class _Run:
             self.log.rewind(0)
 
     def go(self, stop: threading.Event) -> MetaTrained:
-        begin = time.perf_counter()
+        self.started = time.perf_counter() - self.progress.seconds
         progress, plan = self.progress, self.plan
         while True:
             if progress.window == 0 and self._validation_due():
@@ -215,7 +216,7 @@ class _Run:
             best=progress.best,
             finished=done,
             skipped=progress.skipped,
-            seconds=time.perf_counter() - begin,
+            seconds=progress.seconds,
             card=self._card(),
         )
 
@@ -259,7 +260,8 @@ class _Run:
         estimate, self.trajectory = self.method.window(self.optimizer, self.trajectory, plan.horizon.window)
         usable = is_finite(estimate.gradient) and estimate.value - estimate.value == 0
         if usable:
-            self.meta_optimizer.step(estimate.gradient, estimate.moments)
+            share = progress.trajectory / plan.trajectories
+            self.meta_optimizer.step(estimate.gradient, estimate.moments, progress=share)
             progress.skipped_in_a_row = 0
         else:
             progress.skipped += 1
@@ -297,6 +299,7 @@ class _Run:
             listener({**event, **numbers})
 
     def _save(self) -> None:
+        self.progress.seconds = time.perf_counter() - self.started
         if self.path is None or self.log is None:
             return
         tensors = trees.join(

@@ -86,8 +86,8 @@ def test_losses_and_gradients_are_those_of_single_tasks(family: TaskFamily) -> N
         truth = torch.autograd.grad(loss, list(leaves.values()))
         assert loss.shape == ()
         torch.testing.assert_close(losses[task], loss.detach(), rtol=1e-12, atol=0)
+        scale = max(float(grad.abs().max()) for grad in truth)
         for name, grad in zip(leaves, truth, strict=True):
-            scale = float(grad.abs().max())
             torch.testing.assert_close(grads[name][task], grad, rtol=1e-10, atol=1e-12 * scale)
 
 
@@ -109,6 +109,29 @@ def test_gradient_equals_finite_differences(family: TaskFamily) -> None:
         )
         slope = (trees.flatten(grads) * trees.flatten(direction)).sum(1)
         assert ((ahead - behind) / (2 * step) - slope).abs().le(scale * trees.norms(direction)).all()
+
+
+@every_family
+def test_second_derivatives_equal_finite_differences_of_the_gradient(family: TaskFamily) -> None:
+    """Exact meta-gradients differentiate the gradients of `losses`: one product with the Hessian."""
+    process = start(family)
+    batch, step = process.batch(), 1e-6
+    direction = {name: STREAM.child(name).normal(leaf.shape[1:]) for name, leaf in process.params.items()}
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in process.params.items()}
+    losses = family.losses(leaves, process.instance, batch)
+    grads = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)
+    slope = torch.stack([(grad * direction[name]).sum() for name, grad in zip(leaves, grads, strict=True)]).sum()
+    product = torch.autograd.grad(slope, list(leaves.values()), materialize_grads=True)
+    ahead, behind = (
+        family.value_and_grad(
+            trees.map_leaves(lambda x, d, h=h: x + h * d, process.params, direction), process.instance, batch
+        )[1]
+        for h in (step, -step)
+    )
+    truth = (trees.flatten(ahead) - trees.flatten(behind)) / (2 * step)
+    found = trees.flatten(dict(zip(leaves, product, strict=True)))
+    tolerance = 1e-5 * truth.norm(dim=1) + 1e-8 * trees.norms(ahead)
+    assert ((found - truth).norm(dim=1) <= tolerance).all()
 
 
 @every_family
@@ -165,6 +188,8 @@ def test_five_small_steps_downhill_lower_the_loss(family: TaskFamily, dtype: tor
         assert process.alive.all()
         assert all(leaf.dtype == dtype for leaf in seen.values())
         _, grads = family.value_and_grad(process.params, process.instance, batch)
+        if process.step == 0:
+            assert_equal(trees.select(seen, "grad"), grads)
         length = 1e-3 / trees.norms(grads)  # [tasks]
         action = trees.unflatten(-length[:, None] * trees.flatten(grads), grads)
         process = process.apply(action)

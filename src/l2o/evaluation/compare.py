@@ -70,8 +70,8 @@ class Comparison:
     def note(self) -> str:
         """What the numbers in the tables are, in a sentence or two."""
         return (
-            f"{self.runs} runs of {self.steps} steps on {self.family}. Final: mean of the last {self.last} losses; area: "
-            "mean over steps of ln loss. In brackets: 95 % percentile bootstrap over runs, "
+            f"{self.runs} runs of {self.steps} steps on {self.family}. Final: mean of the last {self.last} losses; "
+            "area: mean over steps of ln loss. In brackets: 95 % percentile bootstrap over runs, "
             f"{statistics.RESAMPLES:,} resamples. A failed run counts as infinite."
         )
 
@@ -127,7 +127,7 @@ class Comparison:
             DataError: the file is truncated, or something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 header = json.loads(str(arrays["header"]))
                 if header["format"] != _FORMAT:
                     raise ValueError(f"its format is {header['format']!r}, this l2o reads {_FORMAT!r}")
@@ -227,13 +227,19 @@ def _cost_row(name: str, curves: Curves, tunings: Mapping[str, Tuning]) -> Row:
         "gradient evaluations per run": curves.evaluations,
     }
     if tunings:
-        tuning = tunings.get(name)
-        found = tuning is not None
-        row["tuned value"] = (
-            f"{tuning.best:.4g}" + (" (on the grid's edge)" if tuning.on_edge else "") if found else None
-        )
-        row["tuned by"] = tuning.metric if found else None
-        row["values tried"] = len(tuning.scores) if found else None
-        row["tuning runs"] = tuning.runs if found else None
-        row["tuning gradient evaluations"] = tuning.evaluations if found else None
+        row |= _tuning_cells(tunings.get(name))
     return row
+
+
+def _tuning_cells(tuning: Tuning | None) -> dict[str, Any]:
+    if tuning is None:
+        columns = ("tuned by", "values tried", "tuning runs", "tuning gradient evaluations")
+        return {"tuned value": "not tuned", **dict.fromkeys(columns)}
+    edge = " (on the grid's edge)" if tuning.on_edge else ""
+    return {
+        "tuned value": f"{tuning.best:.4g}{edge}",
+        "tuned by": tuning.metric,
+        "values tried": len(tuning.scores),
+        "tuning runs": tuning.runs,
+        "tuning gradient evaluations": tuning.evaluations,
+    }

@@ -36,15 +36,15 @@ class Interval:
         estimate: the statistic of the runs.
         low: lower end; -inf where the runs say nothing, as a single run does.
         high: upper end; +inf likewise.
-        level: confidence level, in (0, 1).
         runs: how many runs it was estimated from.
+        level: confidence level, in (0, 1).
     """
 
     estimate: float
     low: float
     high: float
-    level: float
     runs: int
+    level: float = 0.95
 
     def excludes(self, value: float) -> bool:
         """Whether `value` lies outside the interval."""
@@ -206,7 +206,7 @@ def bootstrap(
     runs = len(values)
     estimate = float(statistic(values))
     if runs == 1:
-        return Interval(estimate, -math.inf, math.inf, level, runs)
+        return Interval(estimate, -math.inf, math.inf, runs, level)
     rng = np.random.default_rng(seed)
     at_once = max(1, _NUMBERS_AT_ONCE // runs)
     parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
@@ -214,7 +214,7 @@ def bootstrap(
     tail = (1 - level) / 2 * (resamples - 1)
     low = np.sort(np.where(np.isnan(draws), -np.inf, draws))[math.floor(tail)]
     high = np.sort(np.where(np.isnan(draws), np.inf, draws))[math.ceil(resamples - 1 - tail)]
-    return Interval(estimate, float(low), float(high), level, runs)
+    return Interval(estimate, float(low), float(high), runs, level)
 
 
 def paired_bootstrap(

@@ -16,22 +16,24 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "undefined"
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+        return "∞" if value > 0 else "-∞"
     if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}".replace("-", "−")
+        return f"{int(value):,}"
     digits, _, exponent = f"{value:.3g}".partition("e")
-    return (f"{digits}e{int(exponent)}" if exponent else digits).replace("-", "−")
+    return f"{digits}e{int(exponent)}" if exponent else digits
 
 
 def cell_parts(cell: Cell) -> tuple[str, str]:
     """A cell as text: the value, and what stands small beside it (an interval's ends)."""
     match cell:
         case None:
-            return "–", ""
+            return "", ""
         case str():
             return cell, ""
         case Interval(runs=1):
             return number(cell.estimate), "one run"
+        case Interval(low=math.inf):
+            return number(cell.estimate), ""
         case Interval():
             return number(cell.estimate), f"[{number(cell.low)}, {number(cell.high)}]"
         case bool():

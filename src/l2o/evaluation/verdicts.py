@@ -49,10 +49,10 @@ class Verdicts:
     Args:
         experiment: `PAPER/EXPERIMENT`.
         preset: "smoke", "laptop" or "paper".
-        commit: of the source, see `record.commit`.
+        commit: of the source, see `provenance.source_commit`.
         seeds: of the runs.
         seconds: wall time of the experiment.
-        machine: where it ran, see `record.machine`.
+        machine: where it ran, see `provenance.machine`.
         verdicts: in the order of the claims.
     """
 

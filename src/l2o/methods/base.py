@@ -49,7 +49,5 @@ class Method(ABC):
         return Trajectory(process, {"agent": optimizer.init_state(process.params, rng.child("agent"))})
 
     @abstractmethod
-    def window(
-        self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int
-    ) -> tuple[Estimate, Trajectory]:
+    def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
         """Runs the next `steps` inner steps: the estimate, and the trajectory after them, detached."""

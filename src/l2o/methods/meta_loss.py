@@ -15,6 +15,13 @@ from l2o.rollout import AgentDrives, Record, rollout
 from l2o.trees import Tree
 
 
+Weights = Literal["all", "last"]
+Objective = Literal["loss", "log"]
+
+_TINY = 1e-12
+"""Added to a loss before its logarithm: a loss of exactly 0 stays finite."""
+
+
 class MetaLoss(Method):
     """The gradient of L = sum_j w_j f_j(theta_j) over a window, with every gradient that the optimizer sees held constant.
 
@@ -25,6 +32,8 @@ class MetaLoss(Method):
     Args:
         weights: "all" gives every iterate weight 1 (Andrychowicz et al. 2016, Chen et al. 2020); "last" only the last
             one of each window (Lv et al. 2017).
+        objective: "loss" sums f_j; "log" sums ln f_j (Wichrowska et al. 2017), which asks for a lower loss late in a
+            trajectory as much as early; the losses must be positive.
 
     Source: Andrychowicz et al. 2016, equation 3.
     """
@@ -32,34 +41,56 @@ class MetaLoss(Method):
     name = "meta-loss"
     moments = ("meta-loss",)
 
-    def __init__(self, *, weights: Literal["all", "last"] = "all") -> None:
-        if weights not in ("all", "last"):
-            raise ArgumentError(f"weights is {weights!r}; choose 'all' or 'last'")
-        self.weights: Literal["all", "last"] = weights
+    def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
+        self.weights, self.objective = checked(weights, objective)
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
-        record = rollout(
-            trajectory.process, AgentDrives(optimizer), trajectory.states, steps, record=optimizer.reads
-        )
-        weights = iterate_weights(self.weights, steps)
-        gradient = replay_gradient(optimizer, record, Linear(later_gradients(record.privileged, weights)))
+        record = rollout(trajectory.process, AgentDrives(optimizer), trajectory.states, steps, record=optimizer.reads)
         losses = torch.stack([hidden["loss"] for hidden in record.privileged], dim=1)  # [tasks, steps + 1]
-        estimate = Estimate(gradient, mean_value(losses, record.alive, weights), "meta-loss", diagnose(record))
+        weights = iterate_weights(self.weights, steps)
+        slopes = later_gradients(
+            record.privileged, [w * objective_slope(f, self.objective) for w, f in zip(weights, losses.T, strict=True)]
+        )
+        gradient = replay_gradient(optimizer, record, Linear(slopes))
+        value = mean_value(objective_value(losses, self.objective), record.alive, weights)
+        estimate = Estimate(gradient, value, "meta-loss", diagnose(record))
         return estimate, Trajectory(record.process, record.exit)
 
 
-def iterate_weights(kind: Literal["all", "last"], steps: int) -> list[float]:
+def checked(weights: Weights, objective: Objective) -> tuple[Weights, Objective]:
+    """Both settings, or an error that names the choices."""
+    if weights not in ("all", "last"):
+        raise ArgumentError(f"weights is {weights!r}; choose 'all' or 'last'")
+    if objective not in ("loss", "log"):
+        raise ArgumentError(f"objective is {objective!r}; choose 'loss' or 'log'")
+    return weights, objective
+
+
+def objective_value(losses: Tensor, objective: Objective) -> Tensor:
+    """f, or ln f: not a number where f is negative. Any shape."""
+    return losses if objective == "loss" else (losses + _TINY).log()
+
+
+def objective_slope(losses: Tensor, objective: Objective) -> Tensor:
+    """The derivative of `objective_value` by the loss. Any shape."""
+    return torch.ones_like(losses) if objective == "loss" else 1 / (losses + _TINY)
+
+
+def iterate_weights(kind: Weights, steps: int) -> list[float]:
     """The weights w_0 .. w_steps of the iterates of a window."""
     return [1.0] * (steps + 1) if kind == "all" else [0.0] * steps + [1.0]
 
 
-def later_gradients(privileged: Sequence[Tree], weights: Sequence[float]) -> Tensor:
-    """G_i = sum over j > i of w_j dL/dtheta_j, divided by the number of tasks: `[steps, tasks, coordinates]`."""
+def later_gradients(privileged: Sequence[Tree], weights: Sequence[Tensor]) -> Tensor:
+    """G_i = sum over j > i of w_j df_j/dtheta_j, divided by the number of tasks: `[steps, tasks, coordinates]`.
+
+    `weights` has a weight for each task, `[tasks]`, for each iterate.
+    """
     grads = [trees.flatten(trees.select(hidden, "metagrad")) for hidden in privileged]
     slopes = torch.empty(len(grads) - 1, *grads[0].shape, dtype=grads[0].dtype, device=grads[0].device)
     total = torch.zeros_like(grads[0])
     for step in reversed(range(len(slopes))):
-        total = total + weights[step + 1] * grads[step + 1]
+        total = total + weights[step + 1][:, None] * grads[step + 1]
         slopes[step] = total
     return slopes / grads[0].shape[0]
 

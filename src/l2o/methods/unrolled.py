@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from l2o import trees
 from l2o.agent import meta_parameters
-from l2o.errors import ArgumentError
 from l2o.methods.base import Estimate, Method, Trajectory
-from l2o.methods.meta_loss import iterate_weights, mean_value
+from l2o.methods.meta_loss import Objective, Weights, checked, iterate_weights, mean_value, objective_value
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
 from l2o.trees import Tree
@@ -25,26 +23,26 @@ class Unrolled(Method):
 
     Args:
         weights: "all" or "last", as in `MetaLoss`.
+        objective: "loss" or "log", as in `MetaLoss`.
     """
 
     name = "unrolled"
     moments = ("meta-loss",)
 
-    def __init__(self, *, weights: Literal["all", "last"] = "all") -> None:
-        if weights not in ("all", "last"):
-            raise ArgumentError(f"weights is {weights!r}; choose 'all' or 'last'")
-        self.weights: Literal["all", "last"] = weights
+    def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
+        self.weights, self.objective = checked(weights, objective)
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
         losses, end = unroll(optimizer, trajectory, steps, gradients=exact_gradients)
         weights = iterate_weights(self.weights, steps)
         theta = meta_parameters(optimizer)
-        objective = (losses * torch.tensor(weights, dtype=losses.dtype, device=losses.device)).sum(1).mean()
-        gradient = dict(zip(theta, torch.autograd.grad(objective, list(theta.values())), strict=True))
+        values = objective_value(losses, self.objective)
+        meta_loss = (values * torch.tensor(weights, dtype=losses.dtype, device=losses.device)).sum(1).mean()
+        gradient = dict(zip(theta, torch.autograd.grad(meta_loss, list(theta.values())), strict=True))
         alive = torch.isfinite(losses)
         process = replace(end.process, survivors=trajectory.process.survivors & alive.all(1))
         diagnostics = {"diverged": 1 - float(process.survivors.double().mean())}
-        value = mean_value(losses.detach(), alive & trajectory.process.survivors[:, None], weights)
+        value = mean_value(values.detach(), alive & trajectory.process.survivors[:, None], weights)
         return Estimate(gradient, value, "meta-loss", diagnostics), Trajectory(process, end.states)
 
 

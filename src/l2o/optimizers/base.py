@@ -53,7 +53,9 @@ class LearnedOptimizer(Agent, ABC):
         """
         from l2o.optimizers.torch_optim import TorchOptimizer
 
-        return TorchOptimizer(params, self, lr=lr, weight_decay=weight_decay, horizon=horizon or self.horizon)
+        return TorchOptimizer(
+            params, self, lr=lr, weight_decay=weight_decay, horizon=self.horizon if horizon is None else horizon
+        )
 
 
 class Coordinatewise(LearnedOptimizer, ABC):

@@ -18,9 +18,9 @@ Formula = Callable[[Tensor], Tensor]
 class BenchmarkFunction(TaskFamily):
     """One function of x `[dimensions]`; tasks differ in their start alone, uniform in a box.
 
-    The named constructors follow Jamil and Yang 2013, "A literature survey of benchmark functions for global
-    optimization problems"; starts are those of Wichrowska et al. 2017, whose ensemble shifts Styblinski-Tang by +80 so
-    that its loss is never negative: here every function has its classical value.
+    Each named constructor gives formula, starts, minimum and source. Starts are those of the ensemble of Wichrowska et
+    al. 2017 where it has the function. That ensemble shifts Styblinski-Tang by +80, so that its loss is not negative in
+    2 dimensions: here every function has its classical value.
 
     Args:
         name: the family's name in reports is `<name>-<dimensions>d`.
@@ -78,7 +78,7 @@ class BenchmarkFunction(TaskFamily):
     def booth(cls) -> "BenchmarkFunction":
         """(x + 2y - 7)^2 + (2x + y - 5)^2; start U(-10, 10); f(1, 3) = 0.
 
-        Source: Jamil and Yang 2013, function 17.
+        Source: the survey of Jamil and Yang 2013.
         """
         return cls("booth", _booth, low=[-10.0] * 2, high=[10.0] * 2, minimiser=[1.0, 3.0], minimum=0.0)
 
@@ -96,7 +96,7 @@ class BenchmarkFunction(TaskFamily):
     def matyas(cls) -> "BenchmarkFunction":
         """0.26 (x^2 + y^2) - 0.48 xy; start U(-10, 10); f(0) = 0.
 
-        Source: Jamil and Yang 2013, function 71.
+        Source: the survey of Jamil and Yang 2013.
         """
         return cls("matyas", _matyas, low=[-10.0] * 2, high=[10.0] * 2, minimiser=[0.0, 0.0], minimum=0.0)
 

@@ -148,7 +148,7 @@ class ModuleTask(TaskFamily):
                 raise UnsupportedError(
                     f"{_describe(owner, self._model.get_submodule(owner))} changes its buffer {buffer!r} when it runs, "
                     "but an optimizee keeps no state beside its parameters; "
-                    "give normalisation layers track_running_stats=False, and leave out other layers that keep statistics"
+                    "give normalisation layers track_running_stats=False, and leave out others that keep statistics"
                 )
         return output
 

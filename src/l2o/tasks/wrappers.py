@@ -1,4 +1,4 @@
-"""Changes to any task family that make training on it generalise better: Lv, Jiang and Li 2017, section 4."""
+"""Changes to any task family that make training on it generalise better: the tricks of Lv, Jiang and Li 2017."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ class RandomScaling(TaskFamily):
         >>> {name: tuple(leaf.shape) for name, leaf in family.sample(Stream(0)).items() if name.startswith("scales/")}
         {'scales/family/x': (1, 3), 'scales/regulariser/z': (1, 20)}
 
-    Source: Lv, Jiang and Li 2017, section 4.1.
+    Source: Lv, Jiang and Li 2017, "random scaling".
     """
 
     def __init__(self, family: TaskFamily, spread: float = 3.0, *, spreads: Mapping[str, float] | None = None) -> None:
@@ -106,7 +106,7 @@ class ConvexRegulariser(TaskFamily):
         family: the family to add to.
         coordinates: n, at least 1.
 
-    Source: Lv, Jiang and Li 2017, section 4.2; the bound 10 as in its public code.
+    Source: Lv, Jiang and Li 2017, "combination with convex functions"; 20 coordinates and the bound 10 as in its code.
     """
 
     def __init__(self, family: TaskFamily, coordinates: int = 20) -> None:

@@ -1,0 +1,94 @@
+"""The only tables from names on the command line to classes; `module:Name` brings in a user's own."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from l2o.errors import ArgumentError
+from l2o.experiments import optimizers_cubed
+from l2o.experiments.study import BASELINES, Experiment
+from l2o.methods.base import Method
+from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.unrolled import Unrolled
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.rnnprop import RNNprop
+from l2o.tasks.base import TaskFamily
+from l2o.tasks.data import load_dataset
+from l2o.tasks.mlp import MLPClassifier
+from l2o.tasks.quadratic import Quadratics
+
+T = TypeVar("T")
+
+TASKS: dict[str, Callable[[str], TaskFamily]] = {
+    "quadratics": lambda data: Quadratics(),
+    "quadratics-published": lambda data: Quadratics.published(),
+    "mlp": lambda data: MLPClassifier.orig(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "mlp-relu": lambda data: MLPClassifier.relu(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "mlp-deeper": lambda data: MLPClassifier.deeper(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "mlp-40": lambda data: MLPClassifier.wide(load_dataset(data, "train"), test=load_dataset(data, "test")),
+}
+"""Task families by name; those on images take the name of a data set."""
+
+LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
+    "dm": lambda seed: L2ODM.andrychowicz(seed=seed),
+    "dm-chen": lambda seed: L2ODM.chen(seed=seed),
+    "dm-quadratics": lambda seed: L2ODM.for_quadratics(seed=seed),
+    "rnnprop": lambda seed: RNNprop.lv(seed=seed),
+    "rnnprop-chen": lambda seed: RNNprop.chen(seed=seed),
+}
+"""Learned optimizers by name, from a seed of their initial meta-parameters."""
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "meta-loss": MetaLoss,
+    "meta-loss-last": lambda: MetaLoss(weights="last"),
+    "unrolled": Unrolled,
+}
+"""Methods by name."""
+
+EXPERIMENTS: dict[str, Experiment] = optimizers_cubed.EXPERIMENTS
+"""Experiments by PAPER/EXPERIMENT."""
+
+RULES = {name.lower(): baseline for name, baseline in BASELINES.items()}
+"""Hand-designed rules by name, with the grids that they are tuned on."""
+
+
+def task_family(name: str, data: str) -> TaskFamily:
+    """A task family by name, or by `module:Name` where the name is a family or a callable that makes one."""
+    if ":" in name:
+        found = imported(name)
+        made = found() if callable(found) else found
+        if not isinstance(made, TaskFamily):
+            raise ArgumentError(f"{name} gives a {type(made).__name__}, not a TaskFamily")
+        return made
+    return chosen(TASKS, name, "task")(data)
+
+
+def learned_optimizer(name: str, seed: int) -> LearnedOptimizer:
+    """A fresh learned optimizer by name, or by `module:Name` of a class whose constructor takes `seed`."""
+    if ":" in name:
+        made = imported(name)(seed=seed)
+        if not isinstance(made, LearnedOptimizer):
+            raise ArgumentError(f"{name} gives a {type(made).__name__}, not a LearnedOptimizer")
+        return made
+    return chosen(LEARNED, name, "optimizer")(seed)
+
+
+def chosen(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of a table; an unknown name is an error that lists the known ones."""
+    if name not in table:
+        raise ArgumentError(f"there is no {what} {name!r}; choose one of {', '.join(table)}, or module:Name")
+    return table[name]
+
+
+def imported(name: str) -> Callable[..., object]:
+    """What `module:Name` names; modules in the working directory are found."""
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError(f"cannot import {name}: {error}") from error

@@ -1,0 +1,51 @@
+"""The optimizers of `optimizers-cubed/mnist`, untouched, on other networks and horizons than they were trained on.
+
+Source: "Optimizers cubed", section 2.4 (20 and 40 units, two hidden layers, ReLU); Andrychowicz et al. 2016, figure 5, which
+finds the learned optimizer better than tuned baselines on all but ReLU.
+"""
+
+from pathlib import Path
+
+from l2o.evaluation.verdicts import Verdict
+from l2o.experiments.optimizers_cubed import mnist
+from l2o.experiments.study import Study, as_configuration, below
+from l2o.rng import Stream
+from l2o.tasks.data import load_dataset
+from l2o.tasks.mlp import MLPClassifier
+
+SETTINGS = (
+    ("20 units", MLPClassifier.orig, 1),
+    ("20 units, twice the steps", MLPClassifier.orig, 2),
+    ("40 units", MLPClassifier.wide, 1),
+    ("two layers", MLPClassifier.deeper, 1),
+    ("ReLU", MLPClassifier.relu, 1),
+)
+"""What is tested: a name, the network, and steps as a multiple of the trained horizon."""
+
+
+def run(preset: str, results: Path, work: Path) -> None:
+    """Runs the preset and writes its results; meta-trains only if `optimizers-cubed/mnist` has not done so."""
+    settings = mnist.PRESETS[preset]
+    study = Study("optimizers-cubed/generalisation", preset, results, work, as_configuration(settings))
+    found = {name: study.trained(mnist.EXPERIMENT, name) for name in ("RNNprop", "L2O-DM")}
+    learned = {name: optimizer for name, optimizer in found.items() if optimizer is not None}
+    if len(learned) < len(found):
+        learned = mnist.train(study, settings)
+    train, test = load_dataset(settings.data, "train"), load_dataset(settings.data, "test")
+    verdicts: list[Verdict] = []
+    for place, (name, network, multiple) in enumerate(SETTINGS):
+        family, steps = network(train, test=test), multiple * settings.steps
+        tuning = Stream(settings.seed, ("tuning", str(place)), tasks=range(settings.tuning_tasks))
+        reporting = Stream(settings.seed, ("reporting", str(place)), tasks=range(settings.reporting_tasks))
+        tunings = study.tune(family, tuning, steps=steps, last=settings.last, title=name)
+        comparison = study.compare(learned, tunings, family, reporting, steps=steps, last=settings.last, title=name)
+        verdicts += [
+            below(comparison, mnist.NAMED, rule, "final", claim=f"{name}: {mnist.NAMED} ends below tuned {rule}")
+            for rule in tunings
+        ]
+    study.finish(
+        verdicts,
+        summary=f"{mnist.NAMED}, meta-trained on MLP-orig with 20 sigmoid units over {settings.steps} steps, on other "
+        "networks and twice the steps, against five hand-designed optimizers tuned on each of them.",
+        seeds=[settings.seed],
+    )

@@ -1,0 +1,267 @@
+"""What every experiment does alike: train resumably, tune baselines, compare, and write results that explain themselves."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from l2o.errors import L2OError
+from l2o.evaluation.compare import Comparison, compare
+from l2o.evaluation.plots import plot_curves, plot_meta_training, plot_tuning
+from l2o.evaluation.results import Compared, Description, Shown, render, write_description
+from l2o.evaluation.statistics import Metric
+from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
+from l2o.evaluation.verdicts import Verdict, write_verdicts
+from l2o.events import ProgressBar
+from l2o.metatrain import Plan, metatrain
+from l2o.methods.base import Method
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.handcrafted import SGD, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.weights import load, load_card, save
+from l2o.provenance import machine, source_commit
+from l2o.rng import Stream
+from l2o.tasks.base import TaskFamily
+
+METRICS: tuple[Metric, ...] = ("final", "area")
+"""What baselines are tuned for, each with its own learning rate, and what verdicts compare."""
+
+MEASURES: dict[Metric, str] = {"final": "loss at the last step", "area": "area under the ln-loss curve"}
+"""The metrics in words."""
+
+
+class Interrupted(L2OError):
+    """A meta-training was stopped by a signal; the same command goes on from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A hand-designed rule and the learning rates it is tried with; the grid is widened while its edge is best."""
+
+    rule: Rule
+    grid: Sequence[float]
+
+
+BASELINES: dict[str, Baseline] = {
+    "SGD": Baseline(SGD, log_grid(2**-9, 2**2, per_octave=2)),
+    "momentum": Baseline(Momentum, log_grid(2**-9, 2**2, per_octave=2)),
+    "Nesterov": Baseline(Nesterov, log_grid(2**-9, 2**2, per_octave=2)),
+    "RMSprop": Baseline(RMSprop, log_grid(2**-13, 2**-3, per_octave=2)),
+    "Adam": Baseline(Adam, log_grid(2**-13, 2**-1, per_octave=2)),
+}
+"""The five baselines of "Optimizers cubed" and of Andrychowicz et al. 2016, on the grid of the specification, halved."""
+
+
+@dataclass
+class Study:
+    """One run of one experiment with one preset.
+
+    Args:
+        experiment: PAPER/EXPERIMENT.
+        preset: "smoke", "laptop" or "paper".
+        results: folder of the results; `experiment/preset` is made below it.
+        work: folder of checkpoints, in the same order; may be deleted once the results are there.
+        configuration: everything that was chosen, as JSON values.
+        console: where progress is told.
+    """
+
+    experiment: str
+    preset: str
+    results: Path
+    work: Path
+    configuration: dict[str, Any]
+    console: Console = field(default_factory=Console)
+    figures: list[Shown] = field(default_factory=list)
+    comparisons: list[Compared] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where this study's results go."""
+        return self.results / self.experiment / self.preset
+
+    @property
+    def command(self) -> str:
+        """What makes these results again."""
+        return f"l2o reproduce {self.experiment} --preset {self.preset}"
+
+    def train(
+        self, name: str, optimizer: LearnedOptimizer, family: TaskFamily, method: Method, plan: Plan
+    ) -> LearnedOptimizer:
+        """Meta-trains, resuming if it was stopped before; saves weights, card, event log and a figure.
+
+        Raises:
+            Interrupted: a signal stopped it; everything so far is checkpointed.
+        """
+        directory = self.work / self.experiment / self.preset / name
+        self.console.print(f"meta-training [bold]{name}[/] on {family.name}; checkpoints in {directory}")
+        with ProgressBar(plan.trajectories, name) as bar:
+            trained = metatrain(optimizer, family, method, plan, directory=directory, listeners=[bar])
+        if not trained.finished:
+            raise Interrupted(f"stopped; the same command goes on from {directory}")
+        self.seconds += trained.seconds
+        save(trained.optimizer, self.folder / "weights" / name, trained.card)
+        events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
+        path = self.folder / f"meta-training-{name}.png"
+        plot_meta_training(
+            meta_losses(events, plan),
+            [(v.trajectory, v.value) for v in trained.validations],
+            path=path,
+            title=f"Meta-training {name} on {family.name}",
+            ylabel=f"mean loss of the inner steps ({plan.horizon.steps} steps)",
+        )
+        self.figures.append(
+            Shown(path.name, f"Meta-training {name}", "Loss of the meta-training's trajectories, and of its validations.")
+        )
+        self._note(family)
+        return trained.optimizer
+
+    def trained(self, experiment: str, name: str) -> LearnedOptimizer | None:
+        """The weights that another experiment saved under the same preset, or None."""
+        path = self.results / experiment / self.preset / "weights" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        self.console.print(f"{name}: weights of {experiment} ({load_card(path).sha256[:12]})")
+        return load(path)
+
+    def tune(
+        self, family: TaskFamily, rng: Stream, *, steps: int, last: int, title: str
+    ) -> dict[str, dict[Metric, Tuning]]:
+        """Tunes every baseline for every metric on the tuning tasks of `rng`."""
+        begin = time.perf_counter()
+        tunings: dict[str, dict[Metric, Tuning]] = {}
+        for name, baseline in BASELINES.items():
+            with self.console.status(f"tuning {name} on {family.name}"):
+                tunings[name] = tune_all(
+                    baseline.rule, family, rng, steps=steps, grid=baseline.grid, metrics=METRICS, last=last
+                )
+            best = ", ".join(f"{tuning.best:.4g} for {metric}" for metric, tuning in tunings[name].items())
+            self.console.print(f"tuned {name}: learning rate {best}")
+        for metric in METRICS:
+            measure = MEASURES[metric]
+            path = self.folder / f"tuning-{metric}-{_slug(title)}.png"
+            plot_tuning(
+                {name: tuning[metric] for name, tuning in tunings.items()},
+                path=path,
+                title=f"{title}: tuning for {measure}",
+                ylabel=measure,
+                scale="log" if metric == "final" else "linear",
+            )
+            alternative = f"Score of every learning rate that was tried, the best marked: {measure}."
+            self.figures.append(Shown(path.name, f"{title}: tuning for {measure}", alternative))
+        self.seconds += time.perf_counter() - begin
+        return tunings
+
+    def compare(
+        self,
+        learned: Mapping[str, LearnedOptimizer],
+        tunings: Mapping[str, Mapping[Metric, Tuning]],
+        family: TaskFamily,
+        rng: Stream,
+        *,
+        steps: int,
+        last: int,
+        title: str,
+    ) -> Comparison:
+        """Runs learned and tuned optimizers on the reporting tasks; draws the curves, makes the tables."""
+        begin = time.perf_counter()
+        optimizers: dict[str, LearnedOptimizer] = dict(learned)
+        for name, by_metric in tunings.items():
+            for metric in METRICS:
+                optimizers[baseline_name(name, metric)] = BASELINES[name].rule(by_metric[metric].best)
+        with self.console.status(f"comparing on {title}"):
+            comparison = compare(optimizers, family, rng, steps=steps, last=last)
+        slug = _slug(title)
+        comparison.save(self.folder / f"curves-{slug}.npz")
+        shown = {n: losses for n, losses in comparison.losses.items() if n in learned or n.endswith("tuned for final")}
+        path = self.folder / f"curves-{slug}.png"
+        plot_curves(shown, path=path, title=f"{title}: {comparison.runs} runs", learned=list(learned))
+        alternative = "Mean loss against step with its 95 % interval; learning rates tuned for the loss at the last step."
+        self.figures.insert(len(self.comparisons), Shown(path.name, title, alternative))
+        flat = {
+            baseline_name(name, metric): by_metric[metric] for name, by_metric in tunings.items() for metric in METRICS
+        }
+        self.comparisons.append(Compared(f"curves-{slug}.npz", title, flat))
+        self._note(family)
+        self.seconds += time.perf_counter() - begin
+        return comparison
+
+    def finish(self, verdicts: Sequence[Verdict], *, summary: str, seeds: Sequence[int]) -> None:
+        """Writes config.json and verdict.json, makes README.md and report.html from the folder, and says where."""
+        description = Description(
+            experiment=self.experiment,
+            preset=self.preset,
+            summary=summary,
+            command=self.command,
+            configuration=self.configuration,
+            data=self.data,
+            backend="reference",
+            figures=self.figures,
+            comparisons=self.comparisons,
+        )
+        write_description(self.folder, description)
+        write_verdicts(
+            self.folder / "verdict.json",
+            verdicts,
+            experiment=self.experiment,
+            preset=self.preset,
+            seeds=seeds,
+            seconds=self.seconds,
+            commit=source_commit(),
+            machine=machine(),
+        )
+        report = render(self.folder)
+        for verdict in verdicts:
+            self.console.print(f"{'[green]passed' if verdict.passed else '[red]FAILED'}[/] {verdict.claim}")
+        self.console.print(f"results in [bold]{self.folder}[/]; open {report}", soft_wrap=True)
+
+    def _note(self, family: TaskFamily) -> None:
+        self.data += [note for note in family.data_notes() if note not in self.data]
+
+
+def below(comparison: Comparison, learned: str, baseline: str, metric: Metric, *, claim: str) -> Verdict:
+    """Whether `learned` is below a baseline tuned for the metric, run by run."""
+    interval = comparison.paired(metric, learned, baseline_name(baseline, metric))
+    return Verdict(
+        claim=claim,
+        criterion=f"95 % bootstrap interval of the mean paired difference in {MEASURES[metric]} ({learned} minus {baseline}, whose "
+        f"learning rate was tuned for this very measure) lies below 0",
+        measured=interval.estimate,
+        runs=comparison.runs,
+        passed=interval.high < 0,
+        interval=(interval.low, interval.high),
+    )
+
+
+def baseline_name(name: str, metric: Metric) -> str:
+    """The name under which a baseline tuned for a metric is compared."""
+    return f"{name}, tuned for {metric}"
+
+
+def meta_losses(events: Sequence[Mapping[str, Any]], plan: Plan) -> list[float]:
+    """The mean inner loss of each trajectory from the event log; not a number where it diverged."""
+    sums = [0.0] * plan.trajectories
+    for event in events:
+        if event["kind"] in ("window", "skipped"):
+            value = event["meta_loss"]
+            sums[int(event["trajectory"])] += float("nan") if value is None else value
+    points = plan.horizon.windows * (plan.horizon.window + 1)
+    return [total / points for total in sums]
+
+
+def as_configuration(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _slug(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+Experiment = Callable[[str, Path, Path], None]
+"""Runs a preset: (preset, folder of the results, folder of the checkpoints)."""
