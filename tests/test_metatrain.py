@@ -94,15 +94,24 @@ def test_the_best_validation_is_what_comes_back():
     trained = train(plan=dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=0.3)))  # far too large
     assert trained.best == min(trained.validations, key=lambda validation: validation.value)
     assert [validation.trajectory for validation in trained.validations] == [0, 2, 4, 5]
-    again = train(plan=dataclasses.replace(PLAN, trajectories=max(1, trained.best.trajectory),
-                                           meta_optimizer=MetaAdam(learning_rate=0.3)))
+    again = train(
+        plan=dataclasses.replace(
+            PLAN, trajectories=max(1, trained.best.trajectory), meta_optimizer=MetaAdam(learning_rate=0.3)
+        )
+    )
     assert again.best == trained.best
     assert checkpoint.digest(again.optimizer.state_dict()) == checkpoint.digest(trained.optimizer.state_dict())
 
 
 def test_meta_training_lowers_the_validation_loss():
-    plan = dataclasses.replace(PLAN, trajectories=60, tasks=16, validate_every=20, validation_tasks=16,
-                               meta_optimizer=MetaAdam(learning_rate=0.01))
+    plan = dataclasses.replace(
+        PLAN,
+        trajectories=60,
+        tasks=16,
+        validate_every=20,
+        validation_tasks=16,
+        meta_optimizer=MetaAdam(learning_rate=0.01),
+    )
     trained = train(plan=plan)
     assert trained.best.value < 0.5 * trained.validations[0].value
 
@@ -322,6 +331,7 @@ def test_tasks_of_one_trajectory_are_those_of_the_stream():
 
     metatrain(L2ODM.for_quadratics(), Spy(4), MetaLoss(), PLAN)
     trajectory, start = seen[3]
-    again = Optimizee.start(Quadratics(4), Stream(11, ("train",), trajectory=trajectory, tasks=range(3)),
-                            dtype=torch.float64)
+    again = Optimizee.start(
+        Quadratics(4), Stream(11, ("train",), trajectory=trajectory, tasks=range(3)), dtype=torch.float64
+    )
     assert torch.equal(again.params["x"], start)

@@ -106,7 +106,9 @@ def test_unrolled_gradient_equals_finite_differences(make, family, objective):
     generator = torch.Generator().manual_seed(0)
     theta = meta_parameters(optimizer)
     for _ in range(3):
-        direction = {name: torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype) for name, leaf in theta.items()}
+        direction = {
+            name: torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype) for name, leaf in theta.items()
+        }
         values = []
         for sign in (1, -1):
             with torch.no_grad():

@@ -20,6 +20,7 @@ from l2o.tasks.quadratic import Quadratics
 
 __all__ = [
     "ARCHITECTURES",
+    "L2ODM",
     "SGD",
     "Adagrad",
     "Adam",
@@ -27,7 +28,6 @@ __all__ = [
     "ConstantHorizon",
     "Coordinatewise",
     "Curves",
-    "L2ODM",
     "L2OError",
     "LearnedOptimizer",
     "MLPClassifier",

@@ -109,7 +109,7 @@ def _header(blob: bytes) -> dict[str, str]:
         raise ValueError(f"{len(blob)} bytes, header of {length}")
     metadata = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise ValueError("its metadata is not a table")
+        raise TypeError("its metadata is not a table")
     return dict(metadata)
 
 

@@ -39,9 +39,20 @@ class Curves:
 
     @property
     def diverged(self) -> Tensor:
-        """`[tasks]` bool: the loss became non-finite, or ended above ten times where it began."""
-        final = self.losses[:, -1]
-        return ~torch.isfinite(final) | (final > 10 * self.losses[:, 0].clamp(min=0))
+        """`[tasks]` bool, see `diverged`."""
+        return diverged(self.losses)
+
+
+def diverged(losses: Tensor) -> Tensor:
+    """Which runs became non-finite or ended more than nine times |start| above their start: `[runs]` bool.
+
+    For a positive start that is more than ten times where it began.
+
+    Args:
+        losses: `[runs, steps + 1]`.
+    """
+    start, final = losses[:, 0], losses[:, -1]
+    return ~torch.isfinite(final) | (final > start + 9 * start.abs())
 
 
 @torch.no_grad()

@@ -98,10 +98,12 @@ def test_a_group_added_later_starts_afresh(rule: LearnedOptimizer) -> None:
 
 def test_one_list_of_groups_serves_two_optimizers(rule: LearnedOptimizer) -> None:
     groups = [{"params": [parameter(2)]}]
-    Adam(0.5).as_torch(groups, lr=0.1)
+    first = Adam(0.5).as_torch(groups, lr=0.1)
     second = rule.as_torch(groups).param_groups[0]
     assert second["lr"] == 1.0
-    assert second["optimizer"].startswith(rule.name)
+    taken_over = rule.as_torch(first.param_groups).param_groups[0]
+    assert taken_over["lr"] == 0.1
+    assert taken_over["optimizer"] == second["optimizer"] != first.param_groups[0]["optimizer"]
 
 
 def test_step_without_closure_returns_none(rule: LearnedOptimizer) -> None:

@@ -90,6 +90,15 @@ def test_running_far_past_the_horizon_warns_once(rule: LearnedOptimizer) -> None
         with pytest.warns(UserWarning, match=f"{rule.name} was meta-trained for 3 steps") as caught:
             follow(each, first, gradients((2,), steps=5))
         assert len(caught) == 1
+        twin = copy.deepcopy(each)
+        follow(twin, twin.param_groups[0]["params"][0], gradients((2,), steps=1))
+
+
+def test_the_horizon_of_a_trained_rule_is_the_default(rule: LearnedOptimizer) -> None:
+    assert rule.as_torch([parameter(2)]).param_groups[0]["horizon"] is None
+    rule.horizon = 100
+    assert rule.as_torch([parameter(2)]).param_groups[0]["horizon"] == 100
+    assert rule.as_torch([parameter(2)], horizon=7).param_groups[0]["horizon"] == 7
 
 
 def test_the_steps_towards_the_horizon_survive_loading(rule: LearnedOptimizer) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from l2o import curves
 from l2o.errors import ArgumentError
 
 Array = NDArray[np.float64]
@@ -112,8 +114,7 @@ def failed(losses: ArrayLike) -> NDArray[np.bool_]:
 
 def diverged(losses: ArrayLike) -> NDArray[np.bool_]:
     """Whether each run failed, or ended above ten times where it began: `[runs]`, as `Curves.diverged`."""
-    losses = check_losses(losses)
-    return failed(losses) | (losses[:, -1] > 10 * np.maximum(losses[:, 0], 0))
+    return curves.diverged(torch.from_numpy(check_losses(losses))).numpy()
 
 
 def block_means(losses: ArrayLike, size: int) -> tuple[Array, Array]:

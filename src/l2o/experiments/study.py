@@ -116,7 +116,9 @@ class Study:
             ylabel=f"mean loss of the inner steps ({plan.horizon.steps} steps)",
         )
         self.figures.append(
-            Shown(path.name, f"Meta-training {name}", "Loss of the meta-training's trajectories, and of its validations.")
+            Shown(
+                path.name, f"Meta-training {name}", "Loss of the meta-training's trajectories, and of its validations."
+            )
         )
         self._note(family)
         return trained.optimizer
@@ -181,7 +183,9 @@ class Study:
         shown = {n: losses for n, losses in comparison.losses.items() if n in learned or n.endswith("tuned for final")}
         path = self.folder / f"curves-{slug}.png"
         plot_curves(shown, path=path, title=f"{title}: {comparison.runs} runs", learned=list(learned))
-        alternative = "Mean loss against step with its 95 % interval; learning rates tuned for the loss at the last step."
+        alternative = (
+            "Mean loss against step with its 95 % interval; learning rates tuned for the loss at the last step."
+        )
         self.figures.insert(len(self.comparisons), Shown(path.name, title, alternative))
         flat = {
             baseline_name(name, metric): by_metric[metric] for name, by_metric in tunings.items() for metric in METRICS

@@ -14,7 +14,6 @@ from l2o.replay import Linear, replay_gradient
 from l2o.rollout import AgentDrives, Record, rollout
 from l2o.trees import Tree
 
-
 Weights = Literal["all", "last"]
 Objective = Literal["loss", "log"]
 

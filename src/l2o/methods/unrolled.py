@@ -52,13 +52,13 @@ Gradients = Callable[[Tensor, Tree], Tree]
 
 def exact_gradients(losses: Tensor, params: Tree) -> Tree:
     """The gradients with their graph: differentiating them again gives second derivatives."""
-    grads = torch.autograd.grad(losses.sum(), list(params.values()), create_graph=True)
+    grads = torch.autograd.grad(losses.sum(), list(params.values()), create_graph=True, materialize_grads=True)
     return dict(zip(params, grads, strict=True))
 
 
 def stopped_gradients(losses: Tensor, params: Tree) -> Tree:
     """The gradients as constants: the first-order approximation. The truth that `MetaLoss` is tested against."""
-    grads = torch.autograd.grad(losses.sum(), list(params.values()), retain_graph=True)
+    grads = torch.autograd.grad(losses.sum(), list(params.values()), retain_graph=True, materialize_grads=True)
     return dict(zip(params, grads, strict=True))
 
 

@@ -172,7 +172,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         if loss is not None:
             observation["loss"] = sign * loss.to(p.device, dtype)[None]
         if "params" in rule.reads:
-            observation["params/p"] = p.detach().to(dtype, copy=True)[None]
+            observation["params/p"] = p.detach().to(dtype)[None]
         update = _advance(rule, observation, {name: leaf for name, leaf in state.items() if name != STEPS})
         if group["weight_decay"] != 0:
             p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -49,16 +49,20 @@ class TaskFamily(ABC):
     def value_and_grad(self, params: Tree, instance: Tree, batch: Tree) -> tuple[Tensor, Tree]:
         """Losses `[tasks]` and gradients shaped as `params`, both detached. By autograd, unless a closed form exists.
 
-        Tasks are independent, so the gradient of the summed losses holds each task's own gradient.
+        Tasks are independent, so the gradient of the summed losses holds each task's own gradient. A parameter that the
+        loss does not use has gradient zero.
         """
         with torch.enable_grad():
             leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
             losses = self.losses(leaves, instance, batch)
-            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         return losses.detach(), dict(zip(leaves, grads, strict=True))
 
     def optimum(self, instance: Tree) -> Tree | None:
-        """A known global minimiser of each task, leaves `[tasks, ...]`, or None where none is known."""
+        """A known global minimiser of each task, leaves `[tasks, ...]`, or None where none is known.
+
+        It is computed from the instance alone, so a family that knows one has instance data.
+        """
         del instance
         return None
 

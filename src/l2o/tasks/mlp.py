@@ -48,6 +48,11 @@ class MLPClassifier(TaskFamily):
             raise ArgumentError(f"activation is {activation!r}; choose one of {', '.join(_ACTIVATIONS)}")
         if batch < 1 or any(units < 1 for units in hidden):
             raise ArgumentError(f"batch is {batch} and hidden {tuple(hidden)}; every size must be at least 1")
+        if test is not None and (test.inputs.shape[1:], test.classes) != (train.inputs.shape[1:], train.classes):
+            raise ArgumentError(
+                f"test images {tuple(test.inputs.shape[1:])} in {test.classes} classes do not fit training images "
+                f"{tuple(train.inputs.shape[1:])} in {train.classes} classes; pass two splits of one data set"
+            )
         self.name = f"mlp-{'-'.join(map(str, hidden))}-{activation}-{train.name}"
         self.train, self.test = train, test
         self.hidden, self.activation, self.batch, self.start_scale = tuple(hidden), activation, batch, start_scale
@@ -82,9 +87,7 @@ class MLPClassifier(TaskFamily):
     def init(self, instance: Tree, rng: Stream) -> Tree:
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
         parts = (self.start_scale * rng.normal((sum(sizes),))).split(sizes, dim=1)
-        return {
-            name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        return {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def batch_indices(self, instance: Tree, rng: Stream) -> Tree:
         return {"examples": rng.integers(len(self._images), (self.batch,))}

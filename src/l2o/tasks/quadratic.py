@@ -41,7 +41,12 @@ class Quadratics(TaskFamily):
             raise ArgumentError(f"constants is {constants!r}; choose 'normal' or 'uniform'")
         if not start_scale >= 0 or not divisor > 0:
             raise ArgumentError(f"start_scale {start_scale} must not be negative, and divisor {divisor} positive")
-        self.name = f"quadratics-{dimensions}d"
+        variant = (
+            ""
+            if (constants, start_scale, divisor) == ("normal", 1.0, 1.0)
+            else f"-{constants}-{start_scale:g}-{divisor:g}"
+        )
+        self.name = f"quadratics-{dimensions}d{variant}"
         self.dimensions = dimensions
         self.constants = constants
         self.start_scale = start_scale

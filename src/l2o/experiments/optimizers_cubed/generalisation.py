@@ -1,7 +1,7 @@
 """The optimizers of `optimizers-cubed/mnist`, untouched, on other networks and horizons than they were trained on.
 
-Source: "Optimizers cubed", section 2.4 (20 and 40 units, two hidden layers, ReLU); Andrychowicz et al. 2016, figure 5, which
-finds the learned optimizer better than tuned baselines on all but ReLU.
+Source: "Optimizers cubed", section 2.4 (20 and 40 units, two hidden layers, ReLU); Andrychowicz et al. 2016, figure 5,
+which finds the learned optimizer better than tuned baselines on all but ReLU.
 """
 
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Methods: how meta-gradients are got."""

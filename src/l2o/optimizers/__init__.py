@@ -1,0 +1,1 @@
+"""Learned optimizers, hand-designed rules, and their drop-in for ordinary training loops."""

@@ -1,0 +1,1 @@
+"""Processes: what an agent drives."""
