@@ -36,7 +36,7 @@ MAKE = {"DM": L2ODM.for_quadratics, "RNNprop": RNNprop.lv}
 METHODS = {"meta-loss": MetaLoss, "unrolled": Unrolled}
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -46,7 +46,7 @@ def stop_at(number):
     def listen(event):
         events.append(event)
         if len(events) == number:
-            raise Stopped
+            raise StoppedError
 
     return listen
 
@@ -66,7 +66,7 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
     events = 5 * 3 + 4
     for number in range(1, events + 1):
         directory = tmp_path / str(number)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(directory, make=make, method=method, listeners=[stop_at(number)])
         resumed = train(directory, make=make, method=method)
         assert fingerprint(resumed) == fingerprint(whole)
@@ -75,7 +75,7 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
 
 def test_events_stand_in_the_log_once_and_in_order(tmp_path):
     for number in (3, 6, 4):
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(tmp_path, listeners=[stop_at(number)])
     train(tmp_path)
     logged = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
@@ -164,21 +164,21 @@ def test_a_finished_run_called_again_gives_its_result(tmp_path):
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, names):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tmp_path, listeners=[stop_at(8)])
     with pytest.raises(CheckpointError, match=rf"of another run \(.*({names}).*another directory"):
         train(tmp_path, **change)
 
 
 def test_another_task_distribution_under_the_same_name_is_refused(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tmp_path, listeners=[stop_at(8)])
     with pytest.raises(CheckpointError, match="task"):
         metatrain(L2ODM.for_quadratics(), Quadratics(4, start_scale=2.0), MetaLoss(), PLAN, directory=tmp_path)
 
 
 def test_a_changed_number_of_threads_is_refused_unless_accepted(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tmp_path, listeners=[stop_at(8)])
     torch.set_num_threads(2)
     try:
@@ -308,7 +308,7 @@ def test_the_meta_learning_rate_falls_along_half_a_cosine():
 
 
 def test_meta_adam_refuses_nonsense():
-    with pytest.raises(ArgumentError, match="final meta learning rate is 0.1"):
+    with pytest.raises(ArgumentError, match=r"final meta learning rate is 0\.1"):
         MetaAdam(learning_rate=0.01, final_learning_rate=0.1)
     with pytest.raises(ArgumentError, match="learning rate is 0"):
         MetaAdam(learning_rate=0)

@@ -1,4 +1,4 @@
-"""What every experiment does alike: train resumably, tune baselines, compare, and write results that explain themselves."""
+"""What every experiment does alike: train resumably, tune baselines, compare, write results that explain themselves."""
 
 import dataclasses
 import json
@@ -17,12 +17,12 @@ from l2o.evaluation.results import Compared, Description, Shown, render, write_d
 from l2o.evaluation.statistics import Metric
 from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
-from l2o.events import ProgressBar
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.base import Method
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.weights import load, load_card, save
+from l2o.progress import ProgressBar
 from l2o.provenance import machine, source_commit
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
@@ -33,8 +33,11 @@ METRICS: tuple[Metric, ...] = ("final", "area")
 MEASURES: dict[Metric, str] = {"final": "loss at the last step", "area": "area under the ln-loss curve"}
 """The metrics in words."""
 
+CLAIMS: dict[Metric, str] = {"final": "ends below", "area": "descends faster than"}
+"""What it means to be better in a metric."""
 
-class Interrupted(L2OError):
+
+class InterruptedRunError(L2OError):
     """A meta-training was stopped by a signal; the same command goes on from its checkpoint."""
 
 
@@ -53,7 +56,7 @@ BASELINES: dict[str, Baseline] = {
     "RMSprop": Baseline(RMSprop, log_grid(2**-13, 2**-3, per_octave=2)),
     "Adam": Baseline(Adam, log_grid(2**-13, 2**-1, per_octave=2)),
 }
-"""The five baselines of "Optimizers cubed" and of Andrychowicz et al. 2016, on the grid of the specification, halved."""
+"""The five baselines of "Optimizers cubed" and of Andrychowicz et al. 2016, on the usual grid, twice as dense."""
 
 
 @dataclass
@@ -96,14 +99,14 @@ class Study:
         """Meta-trains, resuming if it was stopped before; saves weights, card, event log and a figure.
 
         Raises:
-            Interrupted: a signal stopped it; everything so far is checkpointed.
+            InterruptedRunError: a signal stopped it; everything so far is checkpointed.
         """
         directory = self.work / self.experiment / self.preset / name
         self.console.print(f"meta-training [bold]{name}[/] on {family.name}; checkpoints in {directory}")
         with ProgressBar(plan.trajectories, name) as bar:
             trained = metatrain(optimizer, family, method, plan, directory=directory, listeners=[bar])
         if not trained.finished:
-            raise Interrupted(f"stopped; the same command goes on from {directory}")
+            raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
         self.seconds += trained.seconds
         save(trained.optimizer, self.folder / "weights" / name, trained.card)
         events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
@@ -233,8 +236,8 @@ def below(comparison: Comparison, learned: str, baseline: str, metric: Metric, *
     interval = comparison.paired(metric, learned, baseline_name(baseline, metric))
     return Verdict(
         claim=claim,
-        criterion=f"95 % bootstrap interval of the mean paired difference in {MEASURES[metric]} ({learned} minus {baseline}, whose "
-        f"learning rate was tuned for this very measure) lies below 0",
+        criterion=f"95 % bootstrap interval of the mean paired difference in {MEASURES[metric]} ({learned} minus "
+        f"{baseline}, whose learning rate was tuned for this very measure) lies below 0",
         measured=interval.estimate,
         runs=comparison.runs,
         passed=interval.high < 0,

@@ -22,7 +22,7 @@ _TINY = 1e-12
 
 
 class MetaLoss(Method):
-    """The gradient of L = sum_j w_j f_j(theta_j) over a window, with every gradient that the optimizer sees held constant.
+    """The gradient of L = sum_j w_j f_j(theta_j) over a window, every gradient that the optimizer sees held constant.
 
     Since theta_j = theta_0 + sum of the updates before it, dL = sum_i < G_i , d delta_i > with G_i the weighted sum of
     the later gradients: a replay of the recorded gradients against a linear target. Exact, without a graph through the
@@ -41,6 +41,8 @@ class MetaLoss(Method):
     moments = ("meta-loss",)
 
     def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
+        self.weights: Weights
+        self.objective: Objective
         self.weights, self.objective = checked(weights, objective)
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:

@@ -30,6 +30,8 @@ class Unrolled(Method):
     moments = ("meta-loss",)
 
     def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
+        self.weights: Weights
+        self.objective: Objective
         self.weights, self.objective = checked(weights, objective)
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:

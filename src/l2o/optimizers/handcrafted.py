@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from l2o.errors import ArgumentError
-from l2o.optimizers.base import Config, Coordinatewise, zeros
+from l2o.optimizers.base import Config, Coordinatewise, bias_correction, zeros
 from l2o.trees import Tree
 
 
@@ -107,8 +107,8 @@ class Adam(Coordinatewise):
         step = state["step"] + 1  # [tasks]
         m = self.beta1 * state["m"] + (1 - self.beta1) * grad
         v = self.beta2 * state["v"] + (1 - self.beta2) * grad.square()
-        root = (v / (1 - self.beta2 ** step[:, None])).sqrt() + self.epsilon
-        return -self.lr * (m / (1 - self.beta1 ** step[:, None])) / root, {"m": m, "v": v, "step": step}
+        root = (v / bias_correction(self.beta2, step)[:, None]).sqrt() + self.epsilon
+        return -self.lr * (m / bias_correction(self.beta1, step)[:, None]) / root, {"m": m, "v": v, "step": step}
 
 
 class Adagrad(Coordinatewise):

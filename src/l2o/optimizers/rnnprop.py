@@ -5,7 +5,7 @@ from torch import Tensor
 
 from l2o.errors import ArgumentError
 from l2o.nn import Linear, LSTMCell, truncated_normal
-from l2o.optimizers.base import Config, Coordinatewise, zeros
+from l2o.optimizers.base import Config, Coordinatewise, bias_correction, zeros
 from l2o.optimizers.dm import two_layers
 from l2o.rng import Stream
 from l2o.trees import Tree
@@ -95,8 +95,8 @@ class RNNprop(Coordinatewise):
         step = state["step"] + 1  # [tasks]
         m = self.beta1 * state["m"] + (1 - self.beta1) * grad
         v = self.beta2 * state["v"] + (1 - self.beta2) * grad.square()
-        root = (v / (1 - self.beta2 ** step[:, None])).sqrt() + self.epsilon
-        momentum = m / (1 - self.beta1 ** step[:, None]) / root
+        root = (v / bias_correction(self.beta2, step)[:, None]).sqrt() + self.epsilon
+        momentum = m / bias_correction(self.beta1, step)[:, None] / root
         features = torch.stack([momentum.flatten(), (grad / root).flatten()]).T  # [tasks * coordinates, 2]
         h2, layers = two_layers(self.cell1, self.cell2, torch.nn.functional.elu(self.input(features)), state)
         update = self.alpha * torch.tanh(self.output(h2)).reshape(grad.shape)
