@@ -60,7 +60,7 @@ PRESETS = {
         tuning_tasks=8,
         reporting_tasks=8,
     ),
-    "laptop": Settings(_plan(3000, 2e-3, 1e-4)),
+    "laptop": Settings(_plan(1500, 1e-3, 1e-4)),
     "paper": Settings(_plan(10_000, 1e-3, None)),
 }
 """The laptop preset trains less and lets the meta learning rate fall; the paper preset has the published constants."""
