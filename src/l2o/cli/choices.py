@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from l2o.errors import ArgumentError
+from l2o.evaluation.tuning import log_grid
 from l2o.experiments import optimizers_cubed
-from l2o.experiments.study import BASELINES, Experiment
+from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import Method
-from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.meta_loss import MetaLoss, Objective, Weights
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import load_dataset
+from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.quadratic import Quadratics
 
@@ -29,6 +32,14 @@ TASKS: dict[str, Callable[[str], TaskFamily]] = {
     "mlp-relu": lambda data: MLPClassifier.relu(load_dataset(data, "train"), test=load_dataset(data, "test")),
     "mlp-deeper": lambda data: MLPClassifier.deeper(load_dataset(data, "train"), test=load_dataset(data, "test")),
     "mlp-40": lambda data: MLPClassifier.wide(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "ackley": lambda data: BenchmarkFunction.ackley(),
+    "beale": lambda data: BenchmarkFunction.beale(),
+    "booth": lambda data: BenchmarkFunction.booth(),
+    "branin": lambda data: BenchmarkFunction.branin(),
+    "matyas": lambda data: BenchmarkFunction.matyas(),
+    "rastrigin": lambda data: BenchmarkFunction.rastrigin(),
+    "rosenbrock": lambda data: BenchmarkFunction.rosenbrock(),
+    "styblinski-tang": lambda data: BenchmarkFunction.styblinski_tang(),
 }
 """Task families by name; those on images take the name of a data set."""
 
@@ -41,17 +52,19 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
 }
 """Learned optimizers by name, from a seed of their initial meta-parameters."""
 
-METHODS: dict[str, Callable[[], Method]] = {
-    "meta-loss": MetaLoss,
-    "meta-loss-last": lambda: MetaLoss(weights="last"),
-    "unrolled": Unrolled,
+METHODS: dict[str, Callable[[Weights, Objective], Method]] = {
+    "meta-loss": lambda weights, objective: MetaLoss(weights=weights, objective=objective),
+    "unrolled": lambda weights, objective: Unrolled(weights=weights, objective=objective),
 }
-"""Methods by name."""
+"""Methods by name, from what the meta-loss sums."""
 
 EXPERIMENTS: dict[str, Experiment] = optimizers_cubed.EXPERIMENTS
 """Experiments by PAPER/EXPERIMENT."""
 
-RULES = {name.lower(): baseline for name, baseline in BASELINES.items()}
+RULES = {
+    **{name.lower(): baseline for name, baseline in BASELINES.items()},
+    "adagrad": Baseline(Adagrad, log_grid(2**-9, 2**0, per_octave=2)),
+}
 """Hand-designed rules by name, with the grids that they are tuned on."""
 
 

@@ -66,32 +66,36 @@ class Study:
     Args:
         experiment: PAPER/EXPERIMENT.
         preset: "smoke", "laptop" or "paper".
-        results: folder of the results; `experiment/preset` is made below it.
-        work: folder of checkpoints, in the same order; may be deleted once the results are there.
+        folder: where the results go.
+        work: folder of checkpoints; may be deleted once the results are there.
         configuration: everything that was chosen, as JSON values.
+        command: what makes these results again.
         console: where progress is told.
     """
 
     experiment: str
     preset: str
-    results: Path
+    folder: Path
     work: Path
     configuration: dict[str, Any]
+    command: str
     console: Console = field(default_factory=Console)
     figures: list[Shown] = field(default_factory=list)
     comparisons: list[Compared] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    @property
-    def folder(self) -> Path:
-        """Where this study's results go."""
-        return self.results / self.experiment / self.preset
-
-    @property
-    def command(self) -> str:
-        """What makes these results again."""
-        return f"l2o reproduce {self.experiment} --preset {self.preset}"
+    @classmethod
+    def of(cls, experiment: str, preset: str, results: Path, work: Path, settings: Any) -> "Study":
+        """An experiment's study: `experiment/preset` is made below `results` and below `work`."""
+        return cls(
+            experiment,
+            preset,
+            results / experiment / preset,
+            work / experiment / preset,
+            as_configuration(settings),
+            command=f"l2o reproduce {experiment} --preset {preset}",
+        )
 
     def train(
         self, name: str, optimizer: LearnedOptimizer, family: TaskFamily, method: Method, plan: Plan
@@ -101,7 +105,7 @@ class Study:
         Raises:
             InterruptedRunError: a signal stopped it; everything so far is checkpointed.
         """
-        directory = self.work / self.experiment / self.preset / name
+        directory = self.work / name
         self.console.print(f"meta-training [bold]{name}[/] on {family.name}; checkpoints in {directory}")
         with ProgressBar(plan.trajectories, name) as bar:
             trained = metatrain(optimizer, family, method, plan, directory=directory, listeners=[bar])
@@ -109,14 +113,13 @@ class Study:
             raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
         self.seconds += trained.seconds
         save(trained.optimizer, self.folder / "weights" / name, trained.card)
-        events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
         path = self.folder / f"meta-training-{name}.png"
         plot_meta_training(
-            meta_losses(events, plan),
+            logged_meta_losses(directory / "events.jsonl", plan),
             [(v.trajectory, v.value) for v in trained.validations],
             path=path,
             title=f"Meta-training {name} on {family.name}",
-            ylabel=f"mean loss of the inner steps ({plan.horizon.steps} steps)",
+            ylabel="meta-loss per inner step",
         )
         self.figures.append(
             Shown(
@@ -126,12 +129,12 @@ class Study:
         self._note(family)
         return trained.optimizer
 
-    def trained(self, experiment: str, name: str) -> LearnedOptimizer | None:
-        """The weights that another experiment saved under the same preset, or None."""
-        path = self.results / experiment / self.preset / "weights" / f"{name}.safetensors"
+    def trained(self, results: Path, name: str) -> LearnedOptimizer | None:
+        """The weights that another experiment saved in its folder, or None."""
+        path = results / "weights" / f"{name}.safetensors"
         if not path.exists():
             return None
-        self.console.print(f"{name}: weights of {experiment} ({load_card(path).sha256[:12]})")
+        self.console.print(f"{name}: weights of {results} ({load_card(path).sha256[:12]})")
         return load(path)
 
     def tune(
@@ -250,10 +253,10 @@ def baseline_name(name: str, metric: Metric) -> str:
     return f"{name}, tuned for {metric}"
 
 
-def meta_losses(events: Sequence[Mapping[str, Any]], plan: Plan) -> list[float]:
-    """The mean inner loss of each trajectory from the event log; not a number where it diverged."""
+def logged_meta_losses(log: Path, plan: Plan) -> list[float]:
+    """The meta-loss per inner step of each trajectory, from an event log; not a number where it diverged."""
     sums = [0.0] * plan.trajectories
-    for event in events:
+    for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         if event["kind"] in ("window", "skipped"):
             value = event["meta_loss"]
             sums[int(event["trajectory"])] += float("nan") if value is None else value

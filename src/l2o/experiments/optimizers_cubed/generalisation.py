@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.optimizers_cubed import mnist
-from l2o.experiments.study import Study, as_configuration, below
+from l2o.experiments.study import Study, below
 from l2o.rng import Stream
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
@@ -26,8 +26,8 @@ SETTINGS = (
 def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results; meta-trains only if `optimizers-cubed/mnist` has not done so."""
     settings = mnist.PRESETS[preset]
-    study = Study("optimizers-cubed/generalisation", preset, results, work, as_configuration(settings))
-    found = {name: study.trained(mnist.EXPERIMENT, name) for name in ("RNNprop", "L2O-DM")}
+    study = Study.of("optimizers-cubed/generalisation", preset, results, work, settings)
+    found = {name: study.trained(results / mnist.EXPERIMENT / preset, name) for name in ("RNNprop", "L2O-DM")}
     learned = {name: optimizer for name, optimizer in found.items() if optimizer is not None}
     if len(learned) < len(found):
         learned = mnist.train(study, settings)

@@ -8,7 +8,7 @@ batch 128, starts N(0, 0.01^2), here on all 60,000 training images.
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o.experiments.study import CLAIMS, Study, as_configuration, below
+from l2o.experiments.study import CLAIMS, Study, below
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan
@@ -88,7 +88,7 @@ def train(study: Study, settings: Settings) -> dict[str, LearnedOptimizer]:
 def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results."""
     settings = PRESETS[preset]
-    study = Study(EXPERIMENT, preset, results, work, as_configuration(settings))
+    study = Study.of(EXPERIMENT, preset, results, work, settings)
     learned = train(study, settings)
     tuning = Stream(settings.seed, ("tuning",), tasks=range(settings.tuning_tasks))
     reporting = Stream(settings.seed, ("reporting",), tasks=range(settings.reporting_tasks))

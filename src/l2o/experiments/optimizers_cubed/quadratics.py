@@ -7,7 +7,7 @@ section 3.1. The constants are N(0, 1), which the first leaves open; each task i
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o.experiments.study import CLAIMS, Study, as_configuration, below
+from l2o.experiments.study import CLAIMS, Study, below
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan
@@ -69,7 +69,7 @@ PRESETS = {
 def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results."""
     settings = PRESETS[preset]
-    study = Study("optimizers-cubed/quadratics", preset, results, work, as_configuration(settings))
+    study = Study.of("optimizers-cubed/quadratics", preset, results, work, settings)
     family = Quadratics()
     learned = {
         "L2O-DM": study.train("L2O-DM", L2ODM.for_quadratics(seed=1), family, MetaLoss(), settings.plan),

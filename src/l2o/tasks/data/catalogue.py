@@ -16,6 +16,16 @@ from l2o.tasks.data.idx import parse_idx
 from l2o.tasks.data.pgm import read_pgm_zip
 from l2o.tasks.data.store import KnownFile, data_folder, extract, fetch, find_file, is_there, read_known
 
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "mnist": ("mnist",),
+    "fashion-mnist": ("fashion-mnist",),
+    "cifar-10": (published.CIFAR_10.folder,),
+    "cifar-100": (published.CIFAR_100.folder, published.CIFAR_100_SUBSET_FOLDER),
+    "att-faces": ("att_faces",),
+}
+"""Where in the data folder each set may lie; nowhere for a set that comes with a package."""
+
 _IDX_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _SPLITS: tuple[Split, ...] = ("train", "test")
 _PEOPLE, _FACES_EACH, _FACE_SHAPE = 40, 10, (112, 92)

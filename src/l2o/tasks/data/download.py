@@ -5,8 +5,6 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from rich.console import Console
-from rich.progress import Progress
 
 # Beyond the largest file that is fetched, CIFAR-10 with 170 MB: a server that sends without end is cut off.
 MAX_DOWNLOAD = 2**28
@@ -48,6 +46,10 @@ def download_resumable(url: str, output_file: str, _pooch: object = None) -> Non
 
 
 def _append(response: requests.Response, part: Path, start: int) -> None:
+    # Here, so that importing the package neither takes the time nor draws from Python's random numbers, as rich does.
+    from rich.console import Console
+    from rich.progress import Progress
+
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     received = start

@@ -1,0 +1,59 @@
+"""`l2o`: one subcommand a file; every option is a field of its dataclass."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from l2o.cli.compare import Compare
+from l2o.cli.demo import Demo
+from l2o.cli.doctor import Doctor
+from l2o.cli.evaluate import Evaluate
+from l2o.cli.list import List
+from l2o.cli.report import MakeReport
+from l2o.cli.reproduce import Reproduce
+from l2o.cli.train import Train
+from l2o.cli.tune import Tune
+from l2o.errors import L2OError
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": Demo,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "tune": Tune,
+    "reproduce": Reproduce,
+    "report": MakeReport,
+    "list": List,
+    "doctor": Doctor,
+}
+
+INTERRUPTED = 130
+"""Exit status after a signal, as shells have it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 0, 1 after an error of the package, 130 after a signal."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=arguments,
+        prog="l2o",
+        description="Learning to optimize in PyTorch: meta-train optimizers, compare them honestly, use them.",
+    )
+    if command.threads is not None:
+        torch.set_num_threads(command.threads)
+    try:
+        return command.run()
+    except L2OError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/]: {error}", soft_wrap=True, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Options that several subcommands share."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from l2o import checkpoint
+from l2o.cli import choices
+from l2o.errors import ArgumentError
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.weights import ARCHITECTURES, load
+from l2o.provenance import machine, package_version, source_commit
+from l2o.tasks.base import TaskFamily
+
+Positional = tyro.conf.Positional
+
+TaskName = Annotated[str, tyro.conf.arg(metavar="NAME|MODULE:NAME")]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Which tasks."""
+
+    task: TaskName = "mlp"
+    """Task family: a name that `l2o list` shows, or module:Name of your own TaskFamily."""
+    data: str = "digits"
+    """Data set of tasks on images; digits needs no download."""
+
+    def family(self) -> TaskFamily:
+        """The task family."""
+        return choices.task_family(self.task, self.data)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How tasks are run."""
+
+    steps: int = 100
+    """Inner steps of a run."""
+    tasks: int = 20
+    """Tasks, each one run of every optimizer."""
+    last: int = 1
+    """Iterates at the end of a run whose mean loss is its final loss; 1 is the last step alone."""
+    seed: int = 0
+    """Seed of the tasks; tuning draws others from it."""
+    device: str = "cpu"
+    """Where it runs, for instance cpu or cuda."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Number type."""
+
+
+def optimizer(name: str) -> LearnedOptimizer:
+    """A learned optimizer from a weights file or shipped weights, or a rule as `adam:0.01`."""
+    rule, _, rate = name.partition(":")
+    if rule.lower() in choices.RULES and rate:
+        try:
+            return choices.RULES[rule.lower()].rule(float(rate))
+        except ValueError as error:
+            raise ArgumentError(f"{name!r}: write a rule with its learning rate, as adam:0.01 ({error})") from error
+    return load(name, architectures=ARCHITECTURES)
+
+
+def save_configuration(folder: Path, command: str, options: Any) -> None:
+    """Writes `options.json`: the resolved options of a command, and what it ran on."""
+    content = {
+        "command": command,
+        "options": dataclasses.asdict(options),
+        "version": package_version(),
+        "commit": source_commit(),
+        "machine": machine(),
+    }
+    checkpoint.write_bytes(folder / "options.json", f"{json.dumps(content, indent=2, default=str)}\n".encode())

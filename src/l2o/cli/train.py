@@ -1,0 +1,122 @@
+"""`l2o train`: meta-train a learned optimizer on a task family."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from l2o.cli import choices
+from l2o.cli.options import TaskOptions, save_configuration
+from l2o.evaluation.plots import plot_meta_training
+from l2o.events import Listener, TensorBoard
+from l2o.experiments.study import logged_meta_losses
+from l2o.horizons import ConstantHorizon
+from l2o.meta_optimizer import MetaAdam
+from l2o.metatrain import Plan, metatrain
+from l2o.optimizers.weights import save
+from l2o.progress import ProgressBar
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Train:
+    """Meta-train a learned optimizer.
+
+    Checkpoints, events and weights go to `--out`. Ctrl-C ends the run cleanly; the same command goes on where it
+    stopped, and the result is that of an uninterrupted run, bit for bit.
+
+    Example: l2o train --task mlp --data mnist --optimizer rnnprop --objective log --out runs/mnist
+    """
+
+    task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
+    optimizer: str = "rnnprop"
+    """What is trained: a name that `l2o list` shows, or module:Name of your own class."""
+    method: Literal["meta-loss", "unrolled"] = "meta-loss"
+    """How meta-gradients are got: first order through replay, or exact second order."""
+    objective: Literal["loss", "log"] = "loss"
+    """Whether the meta-loss sums losses or their logarithms."""
+    weights: Literal["all", "last"] = "all"
+    """Whether every iterate of a window counts, or only the last."""
+    trajectories: int = 200
+    """Trajectories to train on."""
+    horizon: int = 100
+    """Inner steps of a trajectory."""
+    window: int = 20
+    """Inner steps between meta-updates."""
+    tasks: int = 1
+    """Tasks in one trajectory."""
+    learning_rate: float = 1e-3
+    """Meta learning rate of Adam."""
+    final_learning_rate: float | None = None
+    """Meta learning rate at the end of the run, reached along half a cosine; none keeps it constant."""
+    clip: float | None = None
+    """Largest norm of a meta-gradient; none for no clipping."""
+    validate_every: int = 10
+    """Trajectories between validations."""
+    validation_tasks: int = 10
+    """Tasks of a validation."""
+    validation_last: int = 20
+    """Iterates at the end of a validation whose mean loss is its value."""
+    checkpoint_every: int = 25
+    """Windows between checkpoints."""
+    patience: int = 50
+    """Windows in a row without a finite meta-gradient before the run gives up."""
+    seed: int = 0
+    """The one seed of the run."""
+    device: str = "cpu"
+    """Where tasks and optimizer live, for instance cpu or cuda."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Number type of tasks and optimizer."""
+    out: Path = Path("runs/train")
+    """Folder of the run."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to the folder (needs the extra `tensorboard`)."""
+    threads: int | None = None
+    """Torch threads; the result depends on their number in its last bits. None leaves torch's choice."""
+
+    def plan(self) -> Plan:
+        """The plan that the options describe."""
+        return Plan(
+            trajectories=self.trajectories,
+            horizon=ConstantHorizon(self.horizon, self.window),
+            tasks=self.tasks,
+            meta_optimizer=MetaAdam(self.learning_rate, self.final_learning_rate, self.clip),
+            validate_every=self.validate_every,
+            validation_tasks=self.validation_tasks,
+            validation_last=self.validation_last,
+            checkpoint_every=self.checkpoint_every,
+            patience=self.patience,
+            seed=self.seed,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def run(self) -> int:
+        console = Console()
+        plan, family = self.plan(), self.task.family()
+        learned = choices.learned_optimizer(self.optimizer, self.seed)
+        method = choices.METHODS[self.method](self.weights, self.objective)
+        save_configuration(self.out, "train", self)
+        listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []
+        with ProgressBar(plan.trajectories, learned.name) as bar:
+            trained = metatrain(learned, family, method, plan, directory=self.out, listeners=[*listeners, bar])
+        if not trained.finished:
+            console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
+            return INTERRUPTED
+        save(trained.optimizer, self.out / "weights", trained.card)
+        plot_meta_training(
+            logged_meta_losses(self.out / "events.jsonl", plan),
+            [(v.trajectory, v.value) for v in trained.validations],
+            path=self.out / "meta-training.png",
+            title=f"Meta-training {learned.name} on {family.name}",
+            ylabel="meta-loss per inner step",
+        )
+        console.print(
+            f"best validation {trained.best.value:.4g} after {trained.best.trajectory} of {plan.trajectories} "
+            f"trajectories; {trained.skipped} windows skipped. Wrote {self.out}/weights.safetensors, its card "
+            "weights.toml, meta-training.png and events.jsonl."
+        )
+        return 0
