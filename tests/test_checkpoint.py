@@ -35,6 +35,13 @@ def test_what_was_written_is_read_back_exactly(path):
         assert torch.equal(tensors[name], leaf)
 
 
+def test_equal_content_is_equal_bytes(path):
+    other = path.with_name("other")
+    for _ in range(5):
+        checkpoint.write(other, dict(reversed(TENSORS.items())), {"name": "x", "step": 3}, kind="checkpoint")
+        assert other.read_bytes() == path.read_bytes()
+
+
 def test_every_flipped_byte_is_an_error_or_harmless(path):
     """Each byte of a small file, altered: an error, or tensors and metadata equal to the originals."""
     blob = path.read_bytes()
@@ -64,6 +71,23 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="l2o did not write"):
         checkpoint.read(path, kind="checkpoint")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"5",
+        b'{"__metadata__": ["l2o"]}',
+        b'{"__metadata__": {"l2o": "[1]"}}',
+        b'{"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}',  # four-bit numbers: torch has no such type
+        b"[" * 100_000,
+    ],
+    ids=["list", "number", "list of metadata", "list as entry", "type without torch", "deep"],
+)
+def test_headers_of_something_else_are_refused(header):
+    with pytest.raises(CheckpointError, match="strange is not a whole safetensors file"):
+        checkpoint.parse(len(header).to_bytes(8, "little") + header + b"\0", kind="weights", source="strange")
 
 
 def test_another_kind_is_refused(path):

@@ -7,7 +7,7 @@ from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import MetaTrained, Plan, metatrain
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.unrolled import Unrolled
-from l2o.optimizers.base import Coordinatewise, LearnedOptimizer
+from l2o.optimizers.base import Config, Coordinatewise, LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.rnnprop import RNNprop
@@ -25,6 +25,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Card",
+    "Config",
     "ConstantHorizon",
     "Coordinatewise",
     "Curves",

@@ -21,6 +21,9 @@ from l2o.trees import Tree
 
 _VERSION = "1"
 
+# What reading damaged or foreign bytes raises. KeyError: a number type that safetensors knows and torch does not.
+_FAULTS = (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError)
+
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], *, kind: str) -> None:
     """Writes tensors and JSON metadata so that `path` holds either the old file or the whole new one.
@@ -32,9 +35,10 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
         kind: what the file is, for instance "checkpoint": `read` asks for the same kind.
     """
     leaves = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
-    text = json.dumps(dict(metadata), sort_keys=True)
-    header = {"l2o_kind": kind, "l2o_version": _VERSION, "metadata": text}
-    blob = safetensors.torch.save(leaves, {**header, "sha256": _digest(leaves, header)})
+    header = {"kind": kind, "version": _VERSION, "metadata": json.dumps(dict(metadata), sort_keys=True)}
+    # One entry: safetensors writes several in an order of its own each time, and equal content shall be equal bytes.
+    entry = json.dumps({**header, "sha256": _digest(leaves, header)}, sort_keys=True)
+    blob = safetensors.torch.save(leaves, {"l2o": entry})
     write_bytes(path, blob)
 
 
@@ -80,21 +84,21 @@ def parse(blob: bytes, *, kind: str, source: str) -> tuple[Tree, dict[str, Any]]
     try:
         header = _header(blob)
         leaves = safetensors.torch.load(blob)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+    except _FAULTS as error:
         raise CheckpointError(
             f"{source} is not a whole safetensors file ({error}); it is truncated, altered or something else. "
             "Use another copy."
         ) from error
-    if header.get("l2o_kind") is None:
+    if header is None:
         raise CheckpointError(f"{source} is a safetensors file that l2o did not write")
     stated = header.pop("sha256", None)
     found = _digest(leaves, header)
     if stated != found:
         raise CheckpointError(f"{source} was altered: its sha256 is {found}, its header says {stated}")
-    if header["l2o_kind"] != kind:
-        raise CheckpointError(f"{source} holds a {header['l2o_kind']!r}, not a {kind!r}")
-    if header["l2o_version"] != _VERSION:
-        raise CheckpointError(f"{source} has format version {header['l2o_version']}; this l2o reads {_VERSION}")
+    if header["kind"] != kind:
+        raise CheckpointError(f"{source} holds a {header['kind']!r}, not a {kind!r}")
+    if header["version"] != _VERSION:
+        raise CheckpointError(f"{source} has format version {header['version']}; this l2o reads {_VERSION}")
     return leaves, json.loads(header["metadata"])
 
 
@@ -103,14 +107,18 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return _digest({name: leaf.detach().cpu().contiguous() for name, leaf in tensors.items()}, {})
 
 
-def _header(blob: bytes) -> dict[str, str]:
+def _header(blob: bytes) -> dict[str, str] | None:
+    """What `write` put into the header: texts by name; None in a safetensors file of somebody else."""
     length = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or length > len(blob) - 8:
         raise ValueError(f"{len(blob)} bytes, header of {length}")
-    metadata = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise TypeError("its metadata is not a table")
-    return dict(metadata)
+    entry = json.loads(blob[8 : 8 + length]).get("__metadata__", {}).get("l2o")
+    if entry is None:
+        return None
+    header = json.loads(entry)
+    if not {"kind", "version", "metadata"} <= header.keys():
+        raise ValueError("its header lacks entries")
+    return header
 
 
 def _digest(leaves: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:

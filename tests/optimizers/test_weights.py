@@ -51,9 +51,10 @@ def test_an_altered_card_is_refused(tmp_path):
     card.write_text(card.read_text().replace("horizon = 100", "horizon = 1000"))
     with pytest.raises(WeightsError, match="differs in horizon"):
         l2o.load(tmp_path / "w.safetensors")
-    card.write_bytes(b"\xff\x00 = [")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        l2o.load(tmp_path / "w.safetensors")
+    for content in (b"\xff\x00 = [", b"horizon = " + b"9" * 5000, b"horizon = " + b"[" * 100_000):
+        card.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"card .*w\.toml cannot be read"):
+            l2o.load(tmp_path / "w.safetensors")
 
 
 def test_a_checkpoint_is_not_weights(tmp_path):

@@ -69,23 +69,16 @@ RULES = {
 
 
 def task_family(name: str, data: str) -> TaskFamily:
-    """A task family by name, or by `module:Name` where the name is a family or a callable that makes one."""
+    """A task family by name, or by `module:Name` of a class, or another callable, that makes one."""
     if ":" in name:
-        found = imported(name)
-        made = found() if callable(found) else found
-        if not isinstance(made, TaskFamily):
-            raise ArgumentError(f"{name} gives a {type(made).__name__}, not a TaskFamily")
-        return made
+        return made(name, TaskFamily)
     return chosen(TASKS, name, "task")(data)
 
 
 def learned_optimizer(name: str, seed: int) -> LearnedOptimizer:
     """A fresh learned optimizer by name, or by `module:Name` of a class whose constructor takes `seed`."""
     if ":" in name:
-        made = imported(name)(seed=seed)
-        if not isinstance(made, LearnedOptimizer):
-            raise ArgumentError(f"{name} gives a {type(made).__name__}, not a LearnedOptimizer")
-        return made
+        return made(name, LearnedOptimizer, seed=seed)
     return chosen(LEARNED, name, "optimizer")(seed)
 
 
@@ -94,6 +87,18 @@ def chosen(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise ArgumentError(f"there is no {what} {name!r}; choose one of {', '.join(table)}, or module:Name")
     return table[name]
+
+
+def made(name: str, kind: type[T], **options: int) -> T:
+    """What calling `module:Name` with the options gives: an error unless it is of the kind."""
+    factory = imported(name)
+    try:
+        found = factory(**options)
+    except TypeError as error:
+        raise ArgumentError(f"{name} cannot be called with ({', '.join(options)}): {error}") from error
+    if not isinstance(found, kind):
+        raise ArgumentError(f"{name} gives a {type(found).__name__}, not a {kind.__name__}")
+    return found
 
 
 def imported(name: str) -> Callable[..., object]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from l2o.cli.compare import Compare
 from l2o.cli.demo import Demo
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command.run()
     except L2OError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/]: {error}", soft_wrap=True, highlight=False)
+        message = Text.assemble((type(error).__name__, "bold red"), f": {error}")  # not markup: it may quote any text
+        Console(stderr=True).print(message, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")

@@ -138,15 +138,15 @@ class Study:
         return load(path)
 
     def tune(
-        self, family: TaskFamily, rng: Stream, *, steps: int, last: int, title: str
+        self, family: TaskFamily, rng: Stream, *, steps: int, last: int, title: str, every: int = 1
     ) -> dict[str, dict[Metric, Tuning]]:
-        """Tunes every baseline for every metric on the tuning tasks of `rng`."""
+        """Tunes every baseline for every metric on the tuning tasks of `rng`, on every so-many-th value of its grid."""
         begin = time.perf_counter()
         tunings: dict[str, dict[Metric, Tuning]] = {}
         for name, baseline in BASELINES.items():
             with self.console.status(f"tuning {name} on {family.name}"):
                 tunings[name] = tune_all(
-                    baseline.rule, family, rng, steps=steps, grid=baseline.grid, metrics=METRICS, last=last
+                    baseline.rule, family, rng, steps=steps, grid=baseline.grid[::every], metrics=METRICS, last=last
                 )
             best = ", ".join(f"{tuning.best:.4g} for {metric}" for metric, tuning in tunings[name].items())
             self.console.print(f"tuned {name}: learning rate {best}")

@@ -145,7 +145,8 @@ def _check_card(path: Path, card: Card) -> None:
         return
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Besides its own TOMLDecodeError, tomllib lets pass what int() says of 5,000 digits, and Python of 1,000 brackets.
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"the card {path} cannot be read ({error}); take another copy, or delete it") from error
     expected = tomllib.loads(tomli_w.dumps(_without_none(asdict(card))))
     wrong = sorted(k for k in expected.keys() | written.keys() if expected.get(k) != written.get(k))

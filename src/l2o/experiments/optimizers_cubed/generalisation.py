@@ -37,7 +37,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         family, steps = network(train, test=test), multiple * settings.steps
         tuning = Stream(settings.seed, ("tuning", str(place)), tasks=range(settings.tuning_tasks))
         reporting = Stream(settings.seed, ("reporting", str(place)), tasks=range(settings.reporting_tasks))
-        tunings = study.tune(family, tuning, steps=steps, last=settings.last, title=name)
+        tunings = study.tune(family, tuning, steps=steps, last=settings.last, title=name, every=settings.grid_every)
         comparison = study.compare(learned, tunings, family, reporting, steps=steps, last=settings.last, title=name)
         verdicts += [
             below(comparison, mnist.NAMED, rule, "final", claim=f"{name}: {mnist.NAMED} ends below tuned {rule}")

@@ -1,5 +1,6 @@
 """A zip of binary PGM images, the form in which the AT&T faces are passed on."""
 
+import io
 import os
 import re
 import struct
@@ -16,6 +17,8 @@ from l2o.tasks.data.unpack import check_regular_file
 _MAX_BYTES = 2**25
 _ENCRYPTED = 0x1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+# The record at a zip's end, and where in it the number of members stands.
+_END, _END_MEMBERS = b"PK\5\6", 10
 
 # "P5", width, height and largest value, apart by white space and comments; one white space; the values.
 _GAP = rb"(?:\s|#[^\n]*\n)+"
@@ -55,9 +58,11 @@ def read_pgm_zip(path: str | os.PathLike[str], *, max_bytes: int = _MAX_BYTES) -
         size = path.stat().st_size
         if size > max_bytes:
             raise DataError(f"{path} has {size:,} bytes; at most {max_bytes:,} are read; check which file it is")
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".pgm")]
             _check_members(members, path, max_bytes)
+            _check_list(archive, content)
             return {m.filename: _parse_pgm(archive.read(m), f"{path}, member {m.filename}") for m in members}
     except DataError:
         raise
@@ -79,6 +84,16 @@ def _check_members(members: list[zipfile.ZipInfo], path: os.PathLike[str], max_b
         raise DataError(f"{path} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
     if not members:
         raise DataError(f"{path} has no member named *.pgm; check which file it is")
+
+
+def _check_list(archive: zipfile.ZipFile, content: bytes) -> None:
+    """Checks a zip's list of members, which no checksum covers: one altered byte can hide a member or rename it."""
+    found = len(archive.infolist())
+    (stated,) = struct.unpack_from("<H", content, content.rindex(_END) + _END_MEMBERS)
+    if stated != min(found, 0xFFFF):
+        raise zipfile.BadZipFile(f"it states {stated} members and lists {found}")
+    for member in archive.infolist():
+        archive.open(member).close()  # compares the name in the list with the one before the member's data
 
 
 def _parse_pgm(content: bytes, name: str) -> Tensor:
