@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 import l2o
-from l2o.tasks.module import ModuleTask
 
 torch.set_num_threads(1)
 inputs = torch.linspace(-3, 3, 256)[:, None]
@@ -15,7 +14,7 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
 
 
-family = ModuleTask(model, nn.functional.mse_loss, (inputs, targets), batch=64, name="sine")
+family = l2o.ModuleTask(model, nn.functional.mse_loss, (inputs, targets), batch=64, name="sine")
 plan = l2o.Plan(
     trajectories=40,
     tasks=4,

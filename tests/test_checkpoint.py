@@ -1,6 +1,8 @@
 """Checkpoint files: exact, atomic, and honest about damage."""
 
+import json
 import os
+import stat
 
 import pytest
 import safetensors.torch
@@ -112,6 +114,27 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*nothing\.safetensors"):
         checkpoint.read(tmp_path / "nothing.safetensors", kind="weights")
+
+
+def test_a_file_without_its_digest_is_refused(path):
+    with safetensors.safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["l2o"])
+    del header["sha256"]
+    leaves = {name: leaf.contiguous() for name, leaf in TENSORS.items()}
+    unsigned = safetensors.torch.save(leaves, {"l2o": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="header says None"):
+        checkpoint.parse(unsigned, kind="checkpoint", source="unsigned")
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(path, monkeypatch):
+    old, seen = path.read_bytes(), []
+
+    def watch(handle):
+        seen.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.read_bytes() == old))
+
+    monkeypatch.setattr(os, "fsync", watch)
+    checkpoint.write(path, {"a": torch.zeros(3)}, {}, kind="checkpoint")
+    assert seen == [(False, True), (True, False)]  # the new file under its temporary name, then its folder
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(path, monkeypatch):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from l2o import checkpoint
+from l2o.curves import run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
 from l2o.horizons import ConstantHorizon
-from l2o.meta_optimizer import MetaAdam
+from l2o.meta_optimizer import MetaAdam, MetaOptimizer, snapshot
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.unrolled import Unrolled
@@ -51,8 +52,10 @@ def stop_at(number):
     return listen
 
 
-def train(directory=None, *, make=L2ODM.for_quadratics, method=MetaLoss, plan=PLAN, listeners=(), **options):
-    return metatrain(make(), Quadratics(4), method(), plan, directory=directory, listeners=listeners, **options)
+def train(
+    directory=None, *, make=L2ODM.for_quadratics, family=Quadratics, method=MetaLoss, plan=PLAN, listeners=(), **options
+):
+    return metatrain(make(), family(4), method(), plan, directory=directory, listeners=listeners, **options)
 
 
 def fingerprint(trained):
@@ -71,6 +74,37 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
         resumed = train(directory, make=make, method=method)
         assert fingerprint(resumed) == fingerprint(whole)
         assert resumed.finished
+
+
+class Minibatches(Quadratics):
+    """Two rows of the residual at a time."""
+
+    def batch_indices(self, instance, rng):
+        return {"rows": rng.integers(self.dimensions, (2,))}
+
+    def loss(self, params, instance, batch):
+        return (instance["matrix"] @ params["x"] - instance["target"])[batch["rows"]].square().sum()
+
+    value_and_grad = TaskFamily.value_and_grad
+
+
+@pytest.mark.parametrize("number", [6, 11])  # the last checkpoints: window 1 of trajectory 1, window 2 of trajectory 2
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_a_resumed_run_draws_the_minibatches_of_its_step(method, number, tmp_path):
+    with pytest.raises(StoppedError):
+        train(tmp_path, family=Minibatches, method=method, listeners=[stop_at(number)])
+    resumed = train(tmp_path, family=Minibatches, method=method)
+    assert fingerprint(resumed) == fingerprint(train(family=Minibatches, method=method))
+
+
+def test_a_resumed_run_remembers_the_best_from_before_it_stopped(tmp_path):
+    plan = dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=0.3))  # far too large
+    with pytest.raises(StoppedError):
+        train(tmp_path, plan=plan, listeners=[stop_at(18)])
+    _, metadata = checkpoint.read(tmp_path / "checkpoint.safetensors", kind="checkpoint")
+    resumed = train(tmp_path, plan=plan)
+    assert resumed.best.trajectory * PLAN.horizon.windows < metadata["progress"]["windows"]
+    assert fingerprint(resumed) == fingerprint(train(plan=plan))
 
 
 def test_events_stand_in_the_log_once_and_in_order(tmp_path):
@@ -121,6 +155,12 @@ def test_validation_meets_the_same_tasks_each_time():
     assert len({validation.value for validation in train(plan=plan).validations}) == 1
 
 
+def test_a_validation_is_the_mean_of_the_last_iterates():
+    stream = Stream(PLAN.seed, ("validation",), tasks=range(PLAN.validation_tasks))
+    losses = run_curves(L2ODM.for_quadratics(), Quadratics(4), stream, steps=12).losses  # [tasks, steps + 1]
+    assert train().validations[0].value == pytest.approx(float(losses[:, -3:].mean()), rel=1e-12)
+
+
 def test_a_signal_ends_the_run_cleanly_and_it_resumes(tmp_path):
     for number in (signal.SIGINT, signal.SIGTERM):
         directory = tmp_path / number.name
@@ -148,7 +188,9 @@ def test_a_second_signal_interrupts_at_once():
 def test_a_finished_run_called_again_gives_its_result(tmp_path):
     first = train(tmp_path)
     seen = []
-    assert fingerprint(train(tmp_path, listeners=[seen.append])) == fingerprint(first)
+    again = train(tmp_path, listeners=[seen.append])
+    assert fingerprint(again) == fingerprint(first)
+    assert again.seconds >= first.seconds
     assert seen == []
 
 
@@ -219,11 +261,13 @@ def test_a_run_without_finite_meta_gradients_gives_up_with_the_seed():
 
 
 class SometimesInfinite(Quadratics):
-    """Trajectory 1 has no finite loss at all."""
+    """Some trajectories have no finite loss at all."""
+
+    infinite = (1,)
 
     def init(self, instance, rng):
         start = super().init(instance, rng)["x"]
-        return {"x": start + (torch.inf if rng.trajectory == 1 and "train" in rng.names else 0.0)}
+        return {"x": start + (torch.inf if rng.trajectory in self.infinite and "train" in rng.names else 0.0)}
 
 
 def test_skipped_windows_are_counted_and_change_nothing():
@@ -233,6 +277,15 @@ def test_skipped_windows_are_counted_and_change_nothing():
     assert trained.skipped == len(skipped) == 1  # everybody is dead: the trajectory ends after its first window
     assert [event["trajectory"] for event in skipped] == [1]
     assert trained.finished
+
+
+def test_only_skipped_windows_in_a_row_exhaust_the_patience():
+    class TwiceInfinite(SometimesInfinite):
+        infinite = (1, 3)
+
+    trained = train(family=TwiceInfinite, plan=dataclasses.replace(PLAN, patience=2))
+    assert trained.finished
+    assert trained.skipped == 2
 
 
 def test_a_diverging_validation_is_infinitely_bad():
@@ -256,7 +309,6 @@ def test_the_card_tells_the_run(tmp_path):
 
 def test_clipping_bounds_the_meta_gradient():
     big = {"a": torch.full((4,), 100.0)}
-    from l2o.meta_optimizer import MetaOptimizer
 
     class One(torch.nn.Module):
         def __init__(self):
@@ -305,6 +357,22 @@ def test_the_meta_learning_rate_falls_along_half_a_cosine():
     settings = MetaAdam(learning_rate=1.0, final_learning_rate=0.2)
     assert [settings.at(share) for share in (0, 0.5, 1)] == pytest.approx([1.0, 0.6, 0.2])
     assert MetaAdam(learning_rate=0.5).at(0.9) == 0.5
+
+
+def test_the_meta_learning_rate_follows_the_share_of_trajectories_done(monkeypatch):
+    shares = []
+    monkeypatch.setattr(MetaAdam, "at", lambda self, progress: shares.append(progress) or 1e-3)
+    train()
+    assert shares == [trajectory / 5 for trajectory in range(5) for _ in range(3)]
+
+
+def test_a_first_meta_step_is_as_long_as_the_meta_learning_rate_of_its_time():
+    agent = L2ODM()
+    before = snapshot(agent)
+    optimizer = MetaOptimizer(agent, MetaAdam(learning_rate=1.0, final_learning_rate=0.2), ["m"])
+    optimizer.step({name: torch.ones_like(leaf) for name, leaf in before.items()}, "m", progress=0.5)
+    for name, leaf in agent.state_dict().items():
+        torch.testing.assert_close(leaf, before[name] - 0.6)
 
 
 def test_meta_adam_refuses_nonsense():

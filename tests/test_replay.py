@@ -8,7 +8,7 @@ from l2o import trees
 from l2o.agent import meta_parameters
 from l2o.errors import ArgumentError
 from l2o.methods.base import Trajectory
-from l2o.methods.meta_loss import MetaLoss, iterate_weights, later_gradients
+from l2o.methods.meta_loss import MetaLoss, iterate_weights, later_gradients, mean_value
 from l2o.methods.unrolled import Unrolled, exact_gradients, stopped_gradients, unroll
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam, Momentum
@@ -124,6 +124,18 @@ def test_unrolled_gradient_equals_finite_differences(make, family, objective):
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=2e-5, abs=1e-6)
 
 
+def test_two_unrolled_windows_are_one_in_two_halves():
+    """The second half goes on with its own minibatches."""
+    optimizer = perturbed(some_learned())
+    trajectory = start(optimizer, TwoLeaves())
+    _, middle = Unrolled().window(optimizer, trajectory, 3)
+    _, end = Unrolled().window(optimizer, middle, 3)
+    _, whole = Unrolled().window(optimizer, trajectory, 6)
+    assert end.process.step == 6
+    assert all(torch.equal(end.process.params[k], v) for k, v in whole.process.params.items())
+    assert all(torch.equal(end.states["agent"][k], v) for k, v in whole.states["agent"].items())
+
+
 def test_first_and_second_order_gradients_differ():
     optimizer = perturbed(some_learned())
     trajectory = start(optimizer, TwoLeaves())
@@ -170,6 +182,11 @@ def test_later_gradients_exclude_the_step_itself():
     assert later_gradients(grads, [torch.zeros(1)] * 3 + [torch.ones(1)]).flatten().tolist() == [1000.0] * 3
 
 
+def test_a_value_is_the_mean_over_the_tasks_alive():
+    losses, alive = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[True, True], [True, False]])
+    assert mean_value(losses, alive, [1.0, 10.0]) == (1 + 3) / 2 + 10 * 2
+
+
 def test_rollout_records_one_observation_more_than_actions():
     optimizer = SGD(0.1)
     trajectory = start(optimizer, TwoLeaves())
@@ -179,6 +196,22 @@ def test_rollout_records_one_observation_more_than_actions():
     following, _ = record.process.observe()
     assert torch.equal(record.observations[-1]["grad/w"], following["grad/w"])
     assert record.process.step == 3
+
+
+def test_tasks_starts_and_minibatches_come_from_their_own_streams():
+    family, stream = TwoLeaves(), Stream(5, ("test",), trajectory=2, tasks=range(3))
+    process = Optimizee.start(family, stream, dtype=torch.float64)
+    instance = family.sample(stream.child("instance"))
+    params = family.init(instance, stream.child("init"))
+    assert all(torch.equal(process.instance[name], leaf) for name, leaf in instance.items())
+    assert all(torch.equal(process.params[name], leaf) for name, leaf in params.items())
+    batches = []
+    for step in range(4):
+        indices = family.batch_indices(instance, stream.child("batch").at(step=step))
+        batches.append(process.batch()["x"])
+        assert torch.equal(batches[-1], family.gather(indices)["x"])
+        process = process.apply(trees.map_leaves(torch.zeros_like, params))
+    assert not torch.equal(batches[0], batches[1])
 
 
 class Fragile(TaskFamily):
@@ -217,6 +250,81 @@ def test_a_diverged_task_is_frozen_counted_and_leaves_the_others_alone():
     assert record.process.params["x"][0].tolist() == pytest.approx([0.8**8] * 2)
     assert record.exit["agent"]["buffer"][1].tolist() == pytest.approx([2 * 0.8**3] * 2)
     assert torch.equal(record.process.params["x"][2], run([2]).process.params["x"][0])
+
+
+def test_a_dead_task_stays_where_it_died():
+    optimizer = perturbed(some_learned())
+    with torch.no_grad():
+        optimizer.output.bias.fill_(-1.5)  # it moves without a gradient too
+    trajectory = start(optimizer, Fragile())
+
+    def run(steps):
+        return rollout(trajectory.process, AgentDrives(optimizer), trajectory.states, steps, record=frozenset())
+
+    record = run(8)
+    steps = int(record.alive[1].sum())
+    assert 0 < steps < 8
+    assert torch.equal(record.process.params["x"][1], run(steps).process.params["x"][1])
+    assert not torch.equal(record.process.params["x"][0], run(steps).process.params["x"][0])
+
+
+class Flickering(TaskFamily):
+    """x^2; in step 2 alone the loss of task 1 is not a number, or its gradient infinite."""
+
+    name = "flickering"
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def init(self, instance, rng):
+        return {"x": 1 + rng.uniform((2,))}
+
+    def batch_indices(self, instance, rng):
+        return {"broken": torch.tensor([rng.step == 2 and task == 1 for task in rng.tasks])}
+
+    def loss(self, params, instance, batch):
+        return params["x"].square().sum()
+
+    def value_and_grad(self, params, instance, batch):
+        losses, grads = super().value_and_grad(params, instance, batch)
+        if self.broken == "loss":
+            return torch.where(batch["broken"], torch.nan, losses), grads
+        return losses, {"x": torch.where(batch["broken"][:, None], torch.inf, grads["x"])}
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_task_that_breaks_once_is_dead_from_then_on(broken):
+    trajectory = start(SGD(0.1), Flickering(broken))
+    record = rollout(trajectory.process, AgentDrives(SGD(0.1)), trajectory.states, 5, record=frozenset({"grad"}))
+    assert record.alive[1].tolist() == [True] * 2 + [False] * 4
+    assert record.alive[[0, 2]].all()
+    for observation, hidden in zip(record.observations[2:], record.privileged[2:], strict=True):
+        assert not observation["grad/x"][1].any()
+        assert hidden["loss"][1] == 0
+
+
+@pytest.mark.parametrize("family", [TwoLeaves(), Flickering("loss")], ids=lambda family: family.name)
+def test_a_restored_trajectory_goes_on_as_if_never_stopped(family):
+    trajectory = start(SGD(0.1), family)
+    process = rollout(trajectory.process, AgentDrives(SGD(0.1)), trajectory.states, 3, record=frozenset()).process
+    restored = trajectory.process.restored(process.snapshot(), process.step)
+    for _ in range(2):
+        assert torch.equal(restored.alive, process.alive)
+        for ours, wanted in zip(restored.observe(), process.observe(), strict=True):
+            assert all(torch.equal(ours[name], leaf) for name, leaf in wanted.items())
+        action = trees.map_leaves(torch.ones_like, process.params)
+        restored, process = restored.apply(action), process.apply(action)
+
+
+def test_unrolling_notes_which_tasks_died():
+    class First(Quadratics):
+        def losses(self, params, instance, batch):
+            return super().losses(params, instance, batch) * torch.tensor([torch.nan, 1.0, 1.0])
+
+    optimizer = perturbed(some_learned())
+    estimate, after = Unrolled().window(optimizer, start(optimizer, First(3)), 4)
+    assert after.process.survivors.tolist() == [False, True, True]
+    assert estimate.diagnostics["diverged"] == pytest.approx(1 / 3)
 
 
 def test_a_diverged_task_does_not_poison_the_meta_gradient():

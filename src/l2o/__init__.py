@@ -16,6 +16,7 @@ from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
+from l2o.tasks.module import ModuleTask
 from l2o.tasks.quadratic import Quadratics
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "MetaAdam",
     "MetaLoss",
     "MetaTrained",
+    "ModuleTask",
     "Momentum",
     "Nesterov",
     "Plan",

@@ -144,6 +144,10 @@ def test_parameters_without_gradients_are_skipped(rule: LearnedOptimizer) -> Non
     optimizer.step()
     assert same([unused.detach(), frozen.detach()], before)
     assert set(optimizer.state) == {used}
+    before = states(optimizer)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert same(states(optimizer), before)
 
 
 def test_a_step_without_any_gradient_does_nothing(rule: LearnedOptimizer) -> None:

@@ -11,8 +11,10 @@ from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.statistics import Interval, median
 from l2o.evaluation.tuning import Tuning
 from l2o.optimizers.handcrafted import SGD, Adam
+from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
 from l2o.tasks.quadratic import Quadratics
+from l2o.trees import Tree
 
 RNG = Stream(2, ("reported",), tasks=range(6))
 
@@ -48,6 +50,38 @@ def test_a_comparison_holds_what_run_curves_gives() -> None:
     direct = run_curves(Adam(0.1), Quadratics(3), RNG, steps=25, dtype=torch.float64)
     assert torch.equal(both.curves["adam"].losses, direct.losses)
     assert told == ["sgd", "adam"]
+
+
+def test_a_curve_is_the_path_of_torchs_own_optimizer() -> None:
+    found = run_curves(Adam(0.1), Quadratics(3), RNG, steps=25, dtype=torch.float64)
+    process = Optimizee.start(Quadratics(3), RNG, dtype=torch.float64)
+    x = torch.nn.Parameter(process.params["x"].clone())
+    adam, losses = torch.optim.Adam([x], lr=0.1), []
+    for _ in range(26):
+        each = Quadratics(3).losses({"x": x}, process.instance, {})
+        losses.append(each.detach())
+        x.grad = torch.autograd.grad(each.sum(), x)[0]
+        adam.step()
+    torch.testing.assert_close(found.losses, torch.stack(losses, dim=1), rtol=1e-9, atol=1e-12)
+
+
+def test_costs_of_a_curve_are_those_of_one_task() -> None:
+    found = run_curves(Adam(0.1), Quadratics(3), RNG, steps=25, dtype=torch.float64)
+    assert found.evaluations == 26
+    assert found.state_bytes == 8 * (3 + 3 + 1)  # two moments for each coordinate, one step
+
+
+def test_curves_do_not_depend_on_how_many_tasks_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Measured(Quadratics):
+        def metrics(self, params: Tree, instance: Tree) -> Tree:
+            return {"first": params["x"][:, 0]}
+
+    whole = run_curves(Adam(0.1), Measured(3), RNG, steps=5, dtype=torch.float64)
+    monkeypatch.setattr("l2o.curves.COORDINATES_AT_ONCE", 4 * 3)  # four tasks, then two
+    parts = run_curves(Adam(0.1), Measured(3), RNG, steps=5, dtype=torch.float64)
+    torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(parts.metrics, whole.metrics, rtol=1e-12, atol=0)
+    assert (parts.evaluations, parts.state_bytes) == (whole.evaluations, whole.state_bytes)
 
 
 def test_paired_intervals_are_first_minus_second() -> None:

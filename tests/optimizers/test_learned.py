@@ -102,10 +102,10 @@ def written_out_rnnprop(rule: RNNprop, grads: list[Array]) -> list[Array]:
     layers, updates = TwoLayers(rule, grads[0].size), []
     m, v = np.zeros(grads[0].size), np.zeros(grads[0].size)
     for t, g in enumerate(grads, start=1):
-        m = 0.95 * m + 0.05 * g
-        v = 0.95 * v + 0.05 * g**2
-        root = np.sqrt(v / (1 - 0.95**t)) + 1e-8
-        z = affine(rule.input, np.stack([m / (1 - 0.95**t) / root, g / root], axis=1))
+        m = rule.beta1 * m + (1 - rule.beta1) * g
+        v = rule.beta2 * v + (1 - rule.beta2) * g**2
+        root = np.sqrt(v / (1 - rule.beta2**t)) + 1e-8
+        z = affine(rule.input, np.stack([m / (1 - rule.beta1**t) / root, g / root], axis=1))
         x = np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1)
         updates.append(rule.alpha * np.tanh(affine(rule.output, layers(x))[:, 0]))
     return updates
@@ -122,7 +122,13 @@ def test_meta_parameters_are_as_many_as_published(make: Callable[[], Coordinatew
 
 @pytest.mark.parametrize(
     ("grad", "features"),
-    [(0.0, (-1, 0)), (1e-3, (-1, 0.148413)), (0.1, (-0.460517, 1)), (-10.0, (0.460517, -1))],
+    [
+        (0.0, (-1, 0)),
+        (1e-3, (-1, 0.148413)),
+        (0.1, (-0.460517, 1)),
+        (-10.0, (0.460517, -1)),
+        (1e4, (1.842068, 1)),  # the first feature has no upper bound
+    ],
 )
 def test_log_and_sign_has_the_published_values(grad: float, features: tuple[float, float]) -> None:
     found = log_and_sign(torch.tensor([grad], dtype=torch.float64), 5.0)
@@ -170,6 +176,12 @@ def test_dm_equals_its_formulas_written_out(make: Callable[[], L2ODM]) -> None:
 
 
 @pytest.mark.parametrize("make", [RNNprop.chen, RNNprop.lv])
+def test_rnnprop_has_the_published_decays(make: Callable[[], RNNprop]) -> None:
+    rule = make()
+    assert (rule.beta1, rule.beta2, rule.epsilon) == (0.95, 0.95, 1e-8)
+
+
+@pytest.mark.parametrize("make", [RNNprop.chen, RNNprop.lv, lambda: RNNprop(beta1=0.8, beta2=0.99)])
 def test_rnnprop_equals_its_formulas_written_out(make: Callable[[], RNNprop]) -> None:
     rule = make().double()
     with torch.no_grad():
