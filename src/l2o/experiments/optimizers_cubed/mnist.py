@@ -60,20 +60,8 @@ _SMOKE = Plan(trajectories=4, horizon=ConstantHorizon(40, 20), validate_every=2,
 PRESETS = {
     "smoke": Settings(_SMOKE, _SMOKE, data="digits", steps=40, tuning_tasks=2, reporting_tasks=3, grid_every=6),
     "laptop": Settings(
-        Plan(
-            trajectories=400,
-            meta_optimizer=MetaAdam(3e-3, 1e-4, clip=1.0),
-            validate_every=25,
-            validation_tasks=10,
-            seed=1,
-        ),
-        Plan(
-            trajectories=200,
-            meta_optimizer=MetaAdam(1e-3, 1e-4, clip=1.0),
-            validate_every=25,
-            validation_tasks=10,
-            seed=1,
-        ),
+        Plan(trajectories=240, meta_optimizer=MetaAdam(2e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
+        Plan(trajectories=160, meta_optimizer=MetaAdam(1e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
     ),
     "paper": Settings(
         Plan(trajectories=10_000, validate_every=100, validation_tasks=20, seed=1),
