@@ -86,7 +86,7 @@ def test_tuning_and_reporting_never_share_seeds():
 def test_the_demonstration_ends_with_a_report(tmp_path):
     plan = Plan(trajectories=4, horizon=ConstantHorizon(20, 10), validation_last=5, validate_every=2,
                 validation_tasks=2)  # fmt: skip
-    settings = demo.Settings(plan, steps=20, tuning_tasks=2, reporting_tasks=3)
+    settings = demo.Settings(plan, steps=20, tuning_tasks=2, reporting_tasks=3, grid_every=6)
     comparison = demo.run(tmp_path / "demo", tmp_path / "runs", settings)
     assert comparison.runs == 3
     record = json.loads((tmp_path / "demo/verdict.json").read_text())

@@ -6,12 +6,11 @@ from pathlib import Path
 from l2o.evaluation import statistics
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.verdicts import Verdict
-from l2o.experiments.study import Study, as_configuration, baseline_name, below
+from l2o.experiments.study import Study, as_configuration, baseline_name
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan
 from l2o.methods.meta_loss import MetaLoss
 from l2o.optimizers.rnnprop import RNNprop
-from l2o.rng import Stream
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
 
@@ -37,6 +36,7 @@ class Settings:
         steps: inner steps of a reporting run.
         tuning_tasks: fresh starts that learning rates are tuned on.
         reporting_tasks: fresh starts that are reported on.
+        grid_every: learning rates are tuned on every so-many-th value of the grid.
         seed: of tuning and reporting.
     """
 
@@ -44,6 +44,7 @@ class Settings:
     steps: int = 100
     tuning_tasks: int = 10
     reporting_tasks: int = 20
+    grid_every: int = 1
     seed: int = 1
 
 
@@ -53,13 +54,20 @@ def run(folder: Path, work: Path, settings: Settings | None = None) -> Compariso
     study = Study("demo", "", folder, work / "demo", as_configuration(settings), command="l2o demo")
     family = MLPClassifier.orig(load_dataset("digits", "train"), test=load_dataset("digits", "test"))
     learned = {NAMED: study.train(NAMED, RNNprop.lv(), family, MetaLoss(objective="log"), settings.plan)}
-    tuning = Stream(settings.seed, ("tuning",), tasks=range(settings.tuning_tasks))
-    reporting = Stream(settings.seed, ("reporting",), tasks=range(settings.reporting_tasks))
-    title = "Digits, 64-20-10 network"
-    tunings = study.tune(family, tuning, steps=settings.steps, last=1, title=title)
-    comparison = study.compare(learned, tunings, family, reporting, steps=settings.steps, last=1, title=title)
-    verdicts = [_median_below_adam(comparison)]
-    verdicts += [below(comparison, NAMED, name, "final", claim=f"{NAMED} ends below tuned {name}") for name in tunings]
+    comparison, verdicts = study.contest(
+        NAMED,
+        learned,
+        family,
+        settings.seed,
+        tuning_tasks=settings.tuning_tasks,
+        reporting_tasks=settings.reporting_tasks,
+        steps=settings.steps,
+        last=1,
+        every=settings.grid_every,
+        title="Digits, 64-20-10 network",
+        metrics=("final",),
+    )
+    verdicts = [_median_below_adam(comparison), *verdicts]
     study.finish(
         verdicts,
         summary=f"{NAMED}, meta-trained in a minute or two on a small network that learns digits, against five "

@@ -201,6 +201,50 @@ class Study:
         self.seconds += time.perf_counter() - begin
         return comparison
 
+    def contest(
+        self,
+        named: str,
+        learned: Mapping[str, LearnedOptimizer],
+        family: TaskFamily,
+        seed: int,
+        *,
+        tuning_tasks: int,
+        reporting_tasks: int,
+        steps: int,
+        last: int,
+        every: int,
+        title: str,
+        metrics: Sequence[Metric] = METRICS,
+        purpose: str = "",
+    ) -> tuple[Comparison, list[Verdict]]:
+        """Tunes all baselines, compares them with the learned optimizers on other tasks, and judges the one named.
+
+        Args:
+            named: the learned optimizer that the verdicts are about.
+            learned: all learned optimizers, by name.
+            family: where the tasks come from.
+            seed: of tuning and reporting tasks, which are drawn from streams of their own.
+            tuning_tasks: tasks that learning rates are tuned on.
+            reporting_tasks: tasks that are reported on.
+            steps: inner steps of a run.
+            last: iterates at the end of a run whose mean loss is its final loss.
+            every: learning rates are tuned on every so-many-th value of the grid.
+            title: heading of figures and tables, and the end of every claim.
+            metrics: what is judged.
+            purpose: keeps the streams of several contests of one experiment apart.
+        """
+        names = (purpose,) if purpose else ()
+        tuning = Stream(seed, ("tuning", *names), tasks=range(tuning_tasks))
+        reporting = Stream(seed, ("reporting", *names), tasks=range(reporting_tasks))
+        tunings = self.tune(family, tuning, steps=steps, last=last, title=title, every=every)
+        comparison = self.compare(learned, tunings, family, reporting, steps=steps, last=last, title=title)
+        verdicts = [
+            below(comparison, named, name, metric, claim=f"{title}: {named} {CLAIMS[metric]} tuned {name}")
+            for name in tunings
+            for metric in metrics
+        ]
+        return comparison, verdicts
+
     def finish(self, verdicts: Sequence[Verdict], *, summary: str, seeds: Sequence[int]) -> None:
         """Writes config.json and verdict.json, makes README.md and report.html from the folder, and says where."""
         description = Description(

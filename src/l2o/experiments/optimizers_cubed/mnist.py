@@ -8,7 +8,7 @@ batch 128, starts N(0, 0.01^2), here on all 60,000 training images.
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o.experiments.study import CLAIMS, Study, below
+from l2o.experiments.study import Study
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan
@@ -16,7 +16,6 @@ from l2o.methods.meta_loss import MetaLoss, Objective
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.rnnprop import RNNprop
-from l2o.rng import Stream
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
 
@@ -93,20 +92,19 @@ def run(preset: str, results: Path, work: Path) -> None:
     settings = PRESETS[preset]
     study = Study.of(EXPERIMENT, preset, results, work, settings)
     learned = train(study, settings)
-    tuning = Stream(settings.seed, ("tuning",), tasks=range(settings.tuning_tasks))
-    reporting = Stream(settings.seed, ("reporting",), tasks=range(settings.reporting_tasks))
-    tasks, title = family(settings), f"MLP-orig on {settings.data}"
-    tunings = study.tune(
-        tasks, tuning, steps=settings.steps, last=settings.last, title=title, every=settings.grid_every
+    tasks = family(settings)
+    comparison, verdicts = study.contest(
+        NAMED,
+        learned,
+        tasks,
+        settings.seed,
+        tuning_tasks=settings.tuning_tasks,
+        reporting_tasks=settings.reporting_tasks,
+        steps=settings.steps,
+        last=settings.last,
+        every=settings.grid_every,
+        title=f"MLP-orig on {settings.data}",
     )
-    comparison = study.compare(
-        learned, tunings, tasks, reporting, steps=settings.steps, last=settings.last, title=title
-    )
-    verdicts = [
-        below(comparison, NAMED, name, metric, claim=f"{NAMED} {verb} tuned {name} on fresh starts")
-        for name in tunings
-        for metric, verb in CLAIMS.items()
-    ]
     study.finish(
         verdicts,
         summary=f"{NAMED}, meta-trained on {tasks.name} (784-20-10 in the published size), against five hand-designed "

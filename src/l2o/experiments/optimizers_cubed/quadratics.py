@@ -7,14 +7,13 @@ section 3.1. The constants are N(0, 1), which the first leaves open; each task i
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o.experiments.study import CLAIMS, Study, below
+from l2o.experiments.study import Study
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan
 from l2o.methods.meta_loss import MetaLoss, Objective
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.rnnprop import RNNprop
-from l2o.rng import Stream
 from l2o.tasks.quadratic import Quadratics
 
 NAMED = "L2O-DM"
@@ -86,20 +85,18 @@ def run(preset: str, results: Path, work: Path) -> None:
             "RNNprop", RNNprop.lv(seed=1), family, MetaLoss(objective=settings.objective), settings.plan
         ),
     }
-    tuning = Stream(settings.seed, ("tuning",), tasks=range(settings.tuning_tasks))
-    reporting = Stream(settings.seed, ("reporting",), tasks=range(settings.reporting_tasks))
-    title = "Random quadratics"
-    tunings = study.tune(
-        family, tuning, steps=settings.steps, last=settings.last, title=title, every=settings.grid_every
+    comparison, verdicts = study.contest(
+        NAMED,
+        learned,
+        family,
+        settings.seed,
+        tuning_tasks=settings.tuning_tasks,
+        reporting_tasks=settings.reporting_tasks,
+        steps=settings.steps,
+        last=settings.last,
+        every=settings.grid_every,
+        title="Random quadratics",
     )
-    comparison = study.compare(
-        learned, tunings, family, reporting, steps=settings.steps, last=settings.last, title=title
-    )
-    verdicts = [
-        below(comparison, NAMED, name, metric, claim=f"{NAMED} {verb} tuned {name} on unseen quadratics")
-        for name in tunings
-        for metric, verb in CLAIMS.items()
-    ]
     study.finish(
         verdicts,
         summary=f"{NAMED}, meta-trained on random 10-dimensional quadratics, against five hand-designed optimizers "
