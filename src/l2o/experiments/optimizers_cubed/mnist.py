@@ -59,7 +59,7 @@ _SMOKE = Plan(trajectories=4, horizon=ConstantHorizon(40, 20), validate_every=2,
 PRESETS = {
     "smoke": Settings(_SMOKE, _SMOKE, data="digits", steps=40, tuning_tasks=2, reporting_tasks=3, grid_every=6),
     "laptop": Settings(
-        Plan(trajectories=240, meta_optimizer=MetaAdam(2e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
+        Plan(trajectories=120, meta_optimizer=MetaAdam(2e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
         Plan(trajectories=160, meta_optimizer=MetaAdam(1e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
     ),
     "paper": Settings(
@@ -82,7 +82,7 @@ def train(study: Study, settings: Settings) -> dict[str, LearnedOptimizer]:
     """Meta-trains both learned optimizers."""
     method = MetaLoss(objective=settings.objective)
     return {
-        "RNNprop": study.train("RNNprop", RNNprop.lv(seed=1), family(settings), method, settings.rnnprop),
+        "RNNprop": study.train("RNNprop", RNNprop(alpha=0.03, seed=1), family(settings), method, settings.rnnprop),
         "L2O-DM": study.train("L2O-DM", L2ODM.andrychowicz(seed=1), family(settings), method, settings.dm),
     }
 
