@@ -231,6 +231,22 @@ def test_a_changed_number_of_threads_is_refused_unless_accepted(tmp_path):
         torch.set_num_threads(1)
 
 
+def test_an_event_log_that_lost_events_is_refused(tmp_path):
+    with pytest.raises(StoppedError):
+        train(tmp_path, listeners=[stop_at(8)])
+    (tmp_path / "events.jsonl").write_text("")
+    with pytest.raises(CheckpointError, match="shorter than at the checkpoint"):
+        train(tmp_path)
+
+
+def test_litter_of_a_kill_during_a_save_is_cleared(tmp_path):
+    with pytest.raises(StoppedError):
+        train(tmp_path, listeners=[stop_at(8)])
+    (tmp_path / ".checkpoint.safetensors.abc123").write_bytes(b"half")
+    assert fingerprint(train(tmp_path)) == fingerprint(train())
+    assert not (tmp_path / ".checkpoint.safetensors.abc123").exists()
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     train(tmp_path)
     path = tmp_path / "checkpoint.safetensors"

@@ -189,6 +189,9 @@ class _Run:
         self.log = JsonLines(directory / "events.jsonl") if directory else None
         self.listeners = [*([self.log] if self.log else []), *listeners]
         self.path = directory / "checkpoint.safetensors" if directory else None
+        if self.path:
+            for litter in self.path.parent.glob(f".{self.path.name}.*"):  # of a run killed while it saved
+                litter.unlink()
         if self.path and self.path.exists():
             self._resume(self.path, accept_changed_environment)
         elif self.log:
@@ -333,6 +336,10 @@ class _Run:
             process = fresh.process.restored(trees.select(tensors, "process"), steps)
             self.trajectory = Trajectory(process, {name: trees.select(tensors, name) for name in metadata["states"]})
         assert self.log is not None
+        if self.log.position() < metadata["log_position"]:
+            raise CheckpointError(
+                f"the event log beside {path} is shorter than at the checkpoint; restore it, or delete the checkpoint"
+            )
         self.log.rewind(metadata["log_position"])
 
 

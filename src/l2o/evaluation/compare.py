@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 
 _FORMAT = "l2o-comparison-1"
+
+# What numpy and zipfile raise for damaged files. RuntimeError: an altered flag says "encrypted", or of a new version.
+_FAULTS = (ValueError, KeyError, TypeError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class Comparison:
         """
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                if (damaged := arrays.zip.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"its part {damaged} fails its checksum")
                 header = json.loads(str(arrays["header"]))
                 if header["format"] != _FORMAT:
                     raise ValueError(f"its format is {header['format']!r}, this l2o reads {_FORMAT!r}")
@@ -143,7 +149,7 @@ class Comparison:
                     )
                     for place, entry in enumerate(header["optimizers"])
                 }
-        except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, *_FAULTS) as error:
             raise DataError(f"{path} is not a whole file of curves ({error}); make it again with save") from error
         return cls(curves, header["family"], header["last"], header["target"])
 

@@ -1,0 +1,769 @@
+"""Plants known faults in a copy of the library, one at a time, and sees whether the tests notice each.
+
+    python scripts/plant_faults.py                 all of them, about a quarter of an hour
+    python scripts/plant_faults.py --only NAME     one of them; may be repeated
+    python scripts/plant_faults.py --list          their names
+
+A fault is one textual replacement of the kind that a tired author makes: a sign, an index, a line left out. It counts
+as caught only when a test fails: a file that no longer imports and a test that hangs do not count. At least 27 of every
+30 must be caught. The working tree is never altered.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = 0.9
+PATIENCE = 120.0
+"""Seconds for the tests of one fault, or three times as many as all tests took without a fault, if that is more."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One replacement in one file.
+
+    Args:
+        name: what goes wrong.
+        file: path below `src/l2o`.
+        before: text that occurs exactly once in the file.
+        after: what stands there instead.
+        tests: arguments of pytest: files, or single tests of slow files, that ought to notice.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+REPLAY = ("tests/test_replay.py",)
+CHECKPOINT = ("tests/test_checkpoint.py",)
+STREAMS = ("tests/test_rng.py",)
+LEARNED = ("tests/optimizers/test_learned.py",)
+WEIGHTS = ("tests/optimizers/test_weights.py",)
+CURVES = ("tests/evaluation/test_compare.py",)
+STEPPING = ("tests/contract/test_torch_optimizer.py",)
+STATE = ("tests/contract/test_torch_state.py",)
+REFUSALS = ("tests/contract/test_torch_refusals.py",)
+PRECISION = ("tests/contract/test_torch_precision.py",)
+
+
+def metatrain(*names: str) -> tuple[str, ...]:
+    """Single tests: the whole file takes a minute."""
+    return tuple(f"tests/test_metatrain.py::test_{name}" for name in names)
+
+
+KILLED = metatrain("a_run_killed_anywhere_resumes_to_the_same_bits")
+
+FAULTS = [
+    # The rollout.
+    Fault(
+        "agent state not carried from step to step",
+        "rollout.py",
+        "action, moved = driver(seen, states)",
+        "action, moved = driver(seen, entry)",
+        REPLAY,
+    ),
+    Fault(
+        "state of a dead task not frozen",
+        "rollout.py",
+        "trees.where_tasks(process.alive, state, states[name])",
+        "state",
+        REPLAY,
+    ),
+    Fault(
+        "state not carried between windows",
+        "rollout.py",
+        "torch.stack(alive, dim=1), entry, states, process)",
+        "torch.stack(alive, dim=1), entry, entry, process)",
+        REPLAY,
+    ),
+    Fault(
+        "replay starts from the state after the window",
+        "rollout.py",
+        "torch.stack(alive, dim=1), entry, states, process)",
+        "torch.stack(alive, dim=1), states, states, process)",
+        REPLAY,
+    ),
+    Fault(
+        "last observation is the one before",
+        "rollout.py",
+        "seen, hidden = process.observe()",
+        "seen, hidden = process.observe() if step < steps else (seen, hidden)",
+        REPLAY,
+    ),
+    Fault(
+        "a task counts as alive at the step at which it died",
+        "rollout.py",
+        "alive.append(process.alive)",
+        "alive.append(process.survivors)",
+        REPLAY,
+    ),
+    # The replay.
+    Fault(
+        "replay forgets the state",
+        "replay.py",
+        "action, state = agent(observation, state)",
+        "action, _ = agent(observation, state)",
+        REPLAY,
+    ),
+    Fault(
+        "replay ignores explicit meta-parameters",
+        "replay.py",
+        "torch.func.functional_call(agent, dict(theta), (observation, state))",
+        "agent(observation, state)",
+        REPLAY,
+    ),
+    Fault(
+        "replay one observation late",
+        "replay.py",
+        "record.observations[:-1]",
+        "record.observations[1:]",
+        REPLAY,
+    ),
+    Fault(
+        "gradient of the last piece only",
+        "replay.py",
+        "total = trees.map_leaves(torch.add, total, dict(zip(theta, grads, strict=True)))",
+        "total = dict(zip(theta, grads, strict=True))",
+        REPLAY,
+    ),
+    Fault(
+        "slopes in reversed order",
+        "replay.py",
+        "self.slopes[step, :, coordinates]",
+        "self.slopes[-1 - step, :, coordinates]",
+        REPLAY,
+    ),
+    Fault(
+        "last coordinate lost at the boundary of a piece",
+        "optimizers/base.py",
+        "for start in range(0, coordinates, width):",
+        "for start in range(0, coordinates - 1, width):",
+        LEARNED,
+    ),
+    # The meta-loss, first and second order.
+    Fault(
+        "later gradients include the step's own",
+        "methods/meta_loss.py",
+        "weights[step + 1][:, None] * grads[step + 1]",
+        "weights[step][:, None] * grads[step]",
+        REPLAY,
+    ),
+    Fault(
+        "weight of the iterate before",
+        "methods/meta_loss.py",
+        "weights[step + 1][:, None] * grads[step + 1]",
+        "weights[step][:, None] * grads[step + 1]",
+        REPLAY,
+    ),
+    Fault(
+        "sign of the later gradients flipped",
+        "methods/meta_loss.py",
+        "total = total + weights",
+        "total = total - weights",
+        REPLAY,
+    ),
+    Fault(
+        "meta-gradient summed, not averaged, over tasks",
+        "methods/meta_loss.py",
+        "return slopes / grads[0].shape[0]",
+        "return slopes",
+        REPLAY,
+    ),
+    Fault(
+        "slope of the logarithm forgotten",
+        "methods/meta_loss.py",
+        'if objective == "loss" else 1 / (losses + _TINY)',
+        'if objective == "loss" else torch.ones_like(losses)',
+        REPLAY,
+    ),
+    Fault(
+        "meta-loss averaged over dead tasks too",
+        "methods/meta_loss.py",
+        "torch.where(alive, losses, 0).sum(0) / alive.sum(0)",
+        "torch.where(alive, losses, 0).sum(0) / (len(alive) * alive.any(0))",
+        REPLAY,
+    ),
+    Fault(
+        "share of diverged tasks as of the window's start",
+        "methods/meta_loss.py",
+        "float(record.alive[:, -1].double().mean())",
+        "float(record.alive[:, 0].double().mean())",
+        REPLAY,
+    ),
+    Fault(
+        "second derivatives dropped",
+        "methods/unrolled.py",
+        "create_graph=True, materialize_grads=True",
+        "retain_graph=True, materialize_grads=True",
+        REPLAY,
+    ),
+    Fault(
+        "unrolled state not detached between windows",
+        "methods/unrolled.py",
+        '"agent": _detached(state)}',
+        '"agent": state}',
+        REPLAY,
+    ),
+    Fault(
+        "unrolled windows all draw the first window's minibatches",
+        "methods/unrolled.py",
+        "step=process.step + steps)",
+        "step=process.step)",
+        REPLAY,
+    ),
+    Fault(
+        "unrolled tasks never noted as dead",
+        "methods/unrolled.py",
+        "survivors=trajectory.process.survivors & alive.all(1))",
+        "survivors=trajectory.process.survivors)",
+        REPLAY,
+    ),
+    # The optimizee.
+    Fault(
+        "parameters of a dead task not frozen",
+        "processes/optimizee.py",
+        "params = trees.where_tasks(self.alive, moved, self.params)",
+        "params = moved",
+        REPLAY,
+    ),
+    Fault(
+        "a dead task comes back to life",
+        "processes/optimizee.py",
+        "alive = self.survivors & torch.isfinite(losses)",
+        "alive = torch.isfinite(losses)",
+        REPLAY,
+    ),
+    Fault(
+        "a gradient that is not finite goes unnoticed",
+        "processes/optimizee.py",
+        " & trees.finite_tasks(grads)",
+        "",
+        REPLAY,
+    ),
+    Fault(
+        "every step draws the same minibatch",
+        "processes/optimizee.py",
+        'self.rng.child("batch").at(step=self.step)',
+        'self.rng.child("batch")',
+        REPLAY,
+    ),
+    Fault(
+        "a restored trajectory starts over with its minibatches",
+        "processes/optimizee.py",
+        'survivors=snapshot["survivors"], step=step)',
+        'survivors=snapshot["survivors"], step=0)',
+        REPLAY,
+    ),
+    Fault(
+        "a restored trajectory takes dead tasks for alive",
+        "processes/optimizee.py",
+        'survivors=snapshot["survivors"], step=step)',
+        'survivors=torch.ones_like(snapshot["survivors"]), step=step)',
+        REPLAY,
+    ),
+    Fault(
+        "starts and instances drawn from one stream",
+        "processes/optimizee.py",
+        'family.init(instance, rng.child("init"))',
+        'family.init(instance, rng.child("instance"))',
+        REPLAY,
+    ),
+    # Networks and rules.
+    Fault(
+        "gates i and f swapped",
+        "nn.py",
+        "i, j, f, o = gates.chunk(4)",
+        "f, j, i, o = gates.chunk(4)",
+        LEARNED,
+    ),
+    Fault("forget offset missing", "nn.py", "torch.sigmoid(f + 1.0)", "torch.sigmoid(f)", LEARNED),
+    Fault(
+        "preprocessing clamped above too",
+        "optimizers/dm.py",
+        ".clamp(min=-1.0)",
+        ".clamp(-1.0, 1.0)",
+        LEARNED,
+    ),
+    Fault(
+        "second layer fed with the first layer's state",
+        "optimizers/dm.py",
+        'cell2(h1, batch["h2"], batch["c2"])',
+        'cell2(h1, batch["h1"], batch["c1"])',
+        LEARNED,
+    ),
+    Fault(
+        "first moment corrected with the second's decay",
+        "optimizers/rnnprop.py",
+        "m / bias_correction(self.beta1, step)",
+        "m / bias_correction(self.beta2, step)",
+        LEARNED,
+    ),
+    Fault(
+        "second moment never corrected",
+        "optimizers/rnnprop.py",
+        "(v / bias_correction(self.beta2, step)[:, None]).sqrt()",
+        "v.sqrt()",
+        LEARNED,
+    ),
+    Fault(
+        "bias correction one step late",
+        "optimizers/base.py",
+        "-torch.expm1(step * (",
+        "-torch.expm1((step + 1) * (",
+        LEARNED,
+    ),
+    # Random streams.
+    Fault(
+        "trajectory dropped from the key",
+        "rng.py",
+        "self.names, self.trajectory, self.step))",
+        "self.names, self.step))",
+        STREAMS,
+    ),
+    Fault(
+        "step dropped from the key",
+        "rng.py",
+        "self.names, self.trajectory, self.step))",
+        "self.names, self.trajectory))",
+        STREAMS,
+    ),
+    Fault(
+        "task keyed by its place in the batch",
+        "rng.py",
+        "for task in self.tasks]",
+        "for task in range(len(self.tasks))]",
+        STREAMS,
+    ),
+    # Checkpoints and weights.
+    Fault(
+        "digest ignores names",
+        "checkpoint.py",
+        "[name, str(leaf.dtype), list(leaf.shape)]",
+        "[str(leaf.dtype), list(leaf.shape)]",
+        CHECKPOINT,
+    ),
+    Fault(
+        "digest ignores shapes",
+        "checkpoint.py",
+        "[name, str(leaf.dtype), list(leaf.shape)]",
+        "[name, str(leaf.dtype)]",
+        CHECKPOINT,
+    ),
+    Fault(
+        "a file is written in place",
+        "checkpoint.py",
+        'tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")',
+        "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), str(path)",
+        CHECKPOINT,
+    ),
+    Fault(
+        "file moved into place before it is on the disk",
+        "checkpoint.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        CHECKPOINT,
+    ),
+    Fault(
+        "new name of a file not on the disk",
+        "checkpoint.py",
+        "        os.fsync(folder)\n",
+        "        pass\n",
+        CHECKPOINT,
+    ),
+    Fault(
+        "a file without a digest is taken on trust",
+        "checkpoint.py",
+        "if stated != found:",
+        "if stated is not None and stated != found:",
+        CHECKPOINT,
+    ),
+    Fault(
+        "card beside the weights not checked",
+        "optimizers/weights.py",
+        '    _check_card(path.with_suffix(".toml"), card)\n',
+        "",
+        WEIGHTS,
+    ),
+    Fault(
+        "trained horizon not loaded",
+        "optimizers/weights.py",
+        "    optimizer.horizon = card.horizon or None\n",
+        "",
+        WEIGHTS,
+    ),
+    # Meta-training and its resumption.
+    Fault(
+        "moments not restored on resume",
+        "metatrain.py",
+        '        self.meta_optimizer.load(trees.select(tensors, "moments"))\n',
+        "",
+        KILLED,
+    ),
+    Fault(
+        "count of Adam's steps not restored on resume",
+        "meta_optimizer.py",
+        '{**found, "step": found["step"].cpu()}',
+        '{**found, "step": torch.zeros(())}',
+        KILLED,
+    ),
+    Fault(
+        "best meta-parameters not restored on resume",
+        "metatrain.py",
+        'self.best_parameters = trees.select(tensors, "best")',
+        "self.best_parameters = snapshot(self.optimizer)",
+        metatrain("a_resumed_run_remembers_the_best_from_before_it_stopped"),
+    ),
+    Fault(
+        "a resumed trajectory stands at the wrong step",
+        "metatrain.py",
+        "steps = self.progress.window * self.plan.horizon.window",
+        "steps = self.progress.windows * self.plan.horizon.window",
+        metatrain("a_resumed_run_draws_the_minibatches_of_its_step"),
+    ),
+    Fault(
+        "log not rewound on resume",
+        "metatrain.py",
+        '        self.log.rewind(metadata["log_position"])\n',
+        "",
+        metatrain("events_stand_in_the_log_once_and_in_order"),
+    ),
+    Fault(
+        "last meta-parameters come back, not the best",
+        "metatrain.py",
+        "        self.optimizer.load_state_dict(self.best_parameters)\n",
+        "",
+        metatrain("the_best_validation_is_what_comes_back"),
+    ),
+    Fault(
+        "best meta-parameters go on being trained",
+        "meta_optimizer.py",
+        "leaf.detach().clone(), agent.state_dict()",
+        "leaf.detach(), agent.state_dict()",
+        metatrain("the_best_validation_is_what_comes_back"),
+    ),
+    Fault(
+        "validation on the training tasks",
+        "metatrain.py",
+        'Stream(plan.seed, ("validation",)',
+        'Stream(plan.seed, ("train",)',
+        metatrain("a_diverging_validation_is_infinitely_bad", "validation_meets_the_same_tasks_each_time"),
+    ),
+    Fault(
+        "validation value from the first iterates",
+        "metatrain.py",
+        "curves.losses[:, -plan.validation_last :]",
+        "curves.losses[:, : plan.validation_last]",
+        metatrain("a_validation_is_the_mean_of_the_last_iterates"),
+    ),
+    Fault(
+        "a window without a finite meta-gradient is stepped",
+        "metatrain.py",
+        "        if usable:\n",
+        "        if estimate.gradient:\n",
+        metatrain("skipped_windows_are_counted_and_change_nothing"),
+    ),
+    Fault(
+        "skipped windows counted as in a row when they are not",
+        "metatrain.py",
+        "            progress.skipped_in_a_row = 0\n",
+        "",
+        metatrain("only_skipped_windows_in_a_row_exhaust_the_patience"),
+    ),
+    Fault(
+        "meta learning rate stays where it began",
+        "metatrain.py",
+        "share = progress.trajectory / plan.trajectories",
+        "share = 0.0",
+        metatrain("the_meta_learning_rate_follows_the_share_of_trajectories_done"),
+    ),
+    Fault(
+        "meta learning rate not handed to Adam",
+        "meta_optimizer.py",
+        '        adam.param_groups[0]["lr"] = self._settings.at(progress)\n',
+        "",
+        metatrain("a_first_meta_step_is_as_long_as_the_meta_learning_rate_of_its_time"),
+    ),
+    Fault(
+        "every trajectory meets the same tasks",
+        "metatrain.py",
+        "trajectory=self.progress.trajectory, tasks=range(plan.tasks)",
+        "tasks=range(plan.tasks)",
+        metatrain("skipped_windows_are_counted_and_change_nothing"),
+    ),
+    Fault(
+        "a window in which every task died is stepped",
+        "metatrain.py",
+        " and estimate.value - estimate.value == 0",
+        "",
+        metatrain("skipped_windows_are_counted_and_change_nothing"),
+    ),
+    Fault(
+        "no checkpoint at the end",
+        "metatrain.py",
+        "        self._save()\n        assert",
+        "        assert",
+        metatrain("a_finished_run_called_again_gives_its_result"),
+    ),
+    Fault(
+        "time of earlier calls forgotten",
+        "metatrain.py",
+        "self.started = time.perf_counter() - self.progress.seconds",
+        "self.started = time.perf_counter()",
+        metatrain("a_finished_run_called_again_gives_its_result"),
+    ),
+    # Curves.
+    Fault(
+        "state not carried along a curve",
+        "curves.py",
+        "state = trees.where_tasks(process.alive, moved, state)",
+        "state = trees.where_tasks(process.alive, state, state)",
+        CURVES,
+    ),
+    Fault(
+        "a dead task shows loss zero",
+        "curves.py",
+        'torch.where(process.alive, hidden["loss"].double(), torch.nan)',
+        'hidden["loss"].double()',
+        metatrain("a_diverging_validation_is_infinitely_bad"),
+    ),
+    Fault(
+        "second batch of a curve repeats the first tasks",
+        "curves.py",
+        "tasks = rng.tasks[start : start + at_once]",
+        "tasks = rng.tasks[: min(at_once, len(rng.tasks) - start)]",
+        CURVES,
+    ),
+    Fault(
+        "evaluation of the last iterate not counted",
+        "curves.py",
+        "evaluations=steps + 1,",
+        "evaluations=steps,",
+        CURVES,
+    ),
+    # The drop-in.
+    Fault(
+        "weight decay coupled to the gradient",
+        "optimizers/torch_optim.py",
+        '{"grad/p": sign * grad.to(dtype)[None]}',
+        '{"grad/p": (sign * grad + group["weight_decay"] * p).to(dtype)[None]}',
+        STEPPING,
+    ),
+    Fault(
+        "weight decay not scaled by lr",
+        "optimizers/torch_optim.py",
+        'p.mul_(1 - group["lr"] * group["weight_decay"])',
+        'p.mul_(1 - group["weight_decay"])',
+        STEPPING,
+    ),
+    Fault(
+        "learning rate of a group ignored",
+        "optimizers/torch_optim.py",
+        'p.add_(group["lr"] * update.reshape(p.shape))',
+        'p.add_(self.defaults["lr"] * update.reshape(p.shape))',
+        STEPPING,
+    ),
+    Fault(
+        "closure run without gradients",
+        "optimizers/torch_optim.py",
+        "with torch.enable_grad():",
+        "with torch.no_grad():",
+        STEPPING,
+    ),
+    Fault(
+        "a missing gradient taken for zero",
+        "optimizers/torch_optim.py",
+        "                if p.grad is None or not p.requires_grad:\n",
+        "                if p.grad is None:\n"
+        "                    p.grad = torch.zeros_like(p)\n"
+        "                if not p.requires_grad:\n",
+        STEPPING,
+    ),
+    Fault(
+        "a step without a gradient is counted",
+        "optimizers/torch_optim.py",
+        "                if p.grad is None or not p.requires_grad:\n",
+        "                if p.grad is None or not p.requires_grad:\n"
+        "                    if p in self.state:\n"
+        "                        self.state[p][STEPS] += 1\n",
+        STEPPING,
+    ),
+    Fault(
+        "a shared counter advances with each piece",
+        "optimizers/torch_optim.py",
+        "shared[name] = leaf  #",
+        "state[name].copy_(leaf)  #",
+        STEPPING,
+    ),
+    Fault(
+        "a delay line is overwritten before it is read",
+        "optimizers/torch_optim.py",
+        "v.clone() if v.untyped_storage().data_ptr() in storages else v for k, v",
+        "v for k, v",
+        STEPPING,
+    ),
+    Fault(
+        "maximize shows the gradient as it is",
+        "optimizers/torch_optim.py",
+        '{"grad/p": sign * grad.to(dtype)[None]}',
+        '{"grad/p": grad.to(dtype)[None]}',
+        REFUSALS,
+    ),
+    Fault(
+        "maximize shows the loss as it is",
+        "optimizers/torch_optim.py",
+        "sign * loss.to(p.device, dtype)[None]",
+        "loss.to(p.device, dtype)[None]",
+        REFUSALS,
+    ),
+    Fault(
+        "some parameters moved before a gradient is refused",
+        "optimizers/torch_optim.py",
+        "        _check_finite(moves)\n        self._warn_past_horizon(moves)\n        for move in moves:\n",
+        "        self._warn_past_horizon(moves)\n        for move in moves:\n            _check_finite([move])\n",
+        PRECISION,
+    ),
+    Fault(
+        "loaded state cast to the parameter's type",
+        "optimizers/torch_optim.py",
+        "value.copy_(leaves[leaf])",
+        "restored[p][leaf] = leaves[leaf].to(p.dtype if value.is_floating_point() else value.dtype, copy=True)",
+        STATE,
+    ),
+    Fault(
+        "loaded state shared with the argument",
+        "optimizers/torch_optim.py",
+        "value.copy_(leaves[leaf])",
+        "restored[p][leaf] = leaves[leaf]",
+        STATE,
+    ),
+    Fault(
+        "a state of other meta-parameters accepted",
+        "optimizers/torch_optim.py",
+        '"meta_parameters": digest(rule.state_dict())}',
+        '"meta_parameters": digest({})}',
+        STATE,
+    ),
+    Fault(
+        "warning about the horizon comes again after a copy",
+        "optimizers/torch_optim.py",
+        '"rule": self.rule, "_warned": self._warned}',
+        '"rule": self.rule, "_warned": False}',
+        REFUSALS,
+    ),
+]
+
+
+class StaleFaultError(Exception):
+    """The text that a fault replaces is not there exactly once: the source has moved on, and the table must follow."""
+
+
+def faulty(fault: Fault, text: str) -> str:
+    """The text of the file with the fault in it."""
+    count = text.count(fault.before)
+    if count != 1:
+        raise StaleFaultError(f"{fault.name!r}: {fault.before!r} occurs {count} times in {fault.file}, not once")
+    return text.replace(fault.before, fault.after)
+
+
+@contextmanager
+def planted(fault: Fault, copy: Path) -> Iterator[None]:
+    """The copy of the library with the fault in it, and without it again."""
+    path = copy / "src" / "l2o" / fault.file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(faulty(fault, text), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def copy_tree(copy: Path) -> None:
+    """Copies what the tests need, and sees that Python imports the copy rather than what is installed."""
+    for folder in ("src", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    asked = [sys.executable, "-c", "import l2o; print(l2o.__file__)"]
+    found = subprocess.run(asked, cwd=copy, env=environment(copy), capture_output=True, text=True, check=True).stdout
+    if Path(found.strip()).resolve() != (copy / "src" / "l2o" / "__init__.py").resolve():
+        raise SystemExit(f"Python imports l2o from {found.strip()}, not from the copy in {copy}")
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """The copy first. No bytecode: a file that changes twice in a second would be taken for its old self."""
+    return {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run_tests(copy: Path, tests: Sequence[str], timeout: float | None) -> tuple[str, str]:
+    """Runs tests up to the first failure.
+
+    Returns:
+        "passed", "failed", "broken" (the tests could not be collected) or "timeout", and the test that failed.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment(copy), capture_output=True, text=True, check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return "timeout", ""
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    first = lines[0].split(" - ")[0].split(" ", 1)[1] if lines else ""
+    return {0: "passed", 1: "failed"}.get(done.returncode, "broken"), first
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", metavar="NAME", help="plant this fault alone; may be repeated")
+    parser.add_argument("--list", action="store_true", help="print the names of the faults")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{fault.file:28} {fault.name}" for fault in FAULTS))
+        return 0
+    known = {fault.name: fault for fault in FAULTS}
+    unknown = [name for name in options.only or [] if name not in known]
+    if unknown:
+        parser.error(f"no fault {unknown[0]!r}; --list prints the names")
+    chosen = [known[name] for name in options.only] if options.only else FAULTS
+    with tempfile.TemporaryDirectory(prefix="l2o-faults-") as folder:
+        copy = Path(folder)
+        copy_tree(copy)
+        for fault in chosen:
+            faulty(fault, (copy / "src" / "l2o" / fault.file).read_text(encoding="utf-8"))
+        return plant_all(chosen, copy)
+
+
+def plant_all(faults: Sequence[Fault], copy: Path) -> int:
+    """Plants each fault, prints what became of it, and gives the exit status."""
+    tests = sorted({test for fault in faults for test in fault.tests})
+    begin = time.perf_counter()
+    outcome, first = run_tests(copy, tests, None)
+    timeout = max(PATIENCE, 3 * (time.perf_counter() - begin))
+    if outcome != "passed":
+        raise SystemExit(f"without any fault the tests ended as {outcome!r} ({first}): nothing can be learnt from them")
+    caught = 0
+    for fault in faults:
+        begin = time.perf_counter()
+        with planted(fault, copy):
+            outcome, first = run_tests(copy, fault.tests, timeout)
+        verdict = {"failed": "caught", "passed": "SURVIVED"}.get(outcome, outcome.upper())
+        caught += verdict == "caught"
+        seconds = time.perf_counter() - begin
+        print(f"{verdict:9} {seconds:5.1f} s  {fault.file:26} {fault.name:58} {first}", flush=True)
+    print(f"{caught} of {len(faults)} faults caught; needed: {NEEDED:.0%}")
+    return 0 if caught >= NEEDED * len(faults) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
