@@ -14,7 +14,6 @@ from l2o.experiments.optimizers_cubed import EXPERIMENTS, generalisation, mnist,
 from l2o.horizons import ConstantHorizon
 from l2o.metatrain import Plan
 
-
 pytestmark = pytest.mark.xdist_group("experiments")  # one process, so that the fixture runs once
 
 
@@ -29,7 +28,8 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "verdicts"), [("quadratics", 10), ("mnist", 10), ("generalisation", 10), ("drop-in", 2)]
+    ("name", "verdicts"),
+    [("quadratics", 10), ("mnist", 10), ("generalisation", 10), ("drop-in", 2)],
 )
 def test_an_experiment_writes_everything_it_promises(results, name, verdicts):
     folder = results / name / "smoke"
