@@ -231,6 +231,17 @@ def test_a_changed_number_of_threads_is_refused_unless_accepted(tmp_path):
         torch.set_num_threads(1)
 
 
+def test_other_minibatches_under_the_same_name_are_refused(tmp_path):
+    class Larger(Minibatches):
+        def batch_indices(self, instance, rng):
+            return {"rows": rng.integers(self.dimensions, (3,))}
+
+    with pytest.raises(StoppedError):
+        train(tmp_path, family=Minibatches, listeners=[stop_at(8)])
+    with pytest.raises(CheckpointError, match="task"):
+        train(tmp_path, family=Larger)
+
+
 def test_an_event_log_that_lost_events_is_refused(tmp_path):
     with pytest.raises(StoppedError):
         train(tmp_path, listeners=[stop_at(8)])

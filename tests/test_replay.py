@@ -5,7 +5,7 @@ import torch
 from cases import every_learned, perturbed
 
 from l2o import trees
-from l2o.agent import meta_parameters
+from l2o.agent import Piece, meta_parameters
 from l2o.errors import ArgumentError
 from l2o.methods.base import Trajectory
 from l2o.methods.meta_loss import MetaLoss, iterate_weights, later_gradients, mean_value
@@ -335,6 +335,43 @@ def test_a_diverged_task_does_not_poison_the_meta_gradient():
     assert together.diagnostics["diverged"] == pytest.approx(1 / 3)
     assert all(bool(torch.isfinite(leaf).all()) for leaf in together.gradient.values())
     assert together.value == together.value
+
+
+class ReadsParams(SGD):
+    reads = frozenset({"grad", "params"})
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.pull = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def forward(self, observation, state):
+        grads, params = trees.select(observation, "grad"), trees.select(observation, "params")
+        return {name: -0.1 * grads[name] - self.pull * params[name] for name in grads}, state
+
+    def pieces(self, observations, state, size):
+        yield Piece(slice(None), observations, state)
+
+
+class Vanishing(Fragile):
+    """As fragile, and the parameters of task 1 start at infinity."""
+
+    def init(self, instance, rng):
+        return {"x": torch.where(instance["fragile"] > 0, torch.inf, torch.ones(len(rng.tasks), 2))}
+
+
+def test_parameters_of_a_dead_task_do_not_poison_a_rule_that_reads_them():
+    optimizer = ReadsParams()
+    estimate, _ = MetaLoss().window(optimizer, start(optimizer, Vanishing()), 4)
+    assert all(bool(torch.isfinite(leaf).all()) for leaf in estimate.gradient.values())
+    assert all(value == value for value in estimate.diagnostics.values())
+
+
+def test_an_unrolled_window_with_a_dead_task_is_no_estimate():
+    optimizer = perturbed(some_learned())
+    estimate, after = Unrolled().window(optimizer, start(optimizer, Vanishing()), 3)
+    assert not any(bool(torch.isfinite(leaf).any()) for leaf in estimate.gradient.values())
+    again, _ = Unrolled().window(optimizer, after, 3)
+    assert not any(bool(torch.isfinite(leaf).any()) for leaf in again.gradient.values())
 
 
 def test_a_window_in_which_every_task_died_has_no_value():

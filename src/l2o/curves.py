@@ -25,7 +25,7 @@ class Curves:
     Args:
         losses: `[tasks, steps + 1]`, float64: the loss of each iterate on a minibatch drawn for it, before the update
             that sees this minibatch. Not a number from the step at which a task diverged.
-        metrics: measures of the last iterate, each `[tasks]`.
+        metrics: measures of the last iterate, each `[tasks]`; not a number for a task that diverged.
         evaluations: gradient evaluations of one task up to and including the last iterate.
         seconds_per_step: wall time of one step of one task, gradient included.
         state_bytes: memory of the optimizer's state for one task.
@@ -82,8 +82,9 @@ def run_curves(
         process = Optimizee.start(family, rng.over(tasks), device=device, dtype=dtype)
         curve, end = _descend(optimizer, process, rng.over(tasks), steps)
         losses.append(curve)
-        metrics.append(family.metrics(end.params, end.instance))
-    state = optimizer.init_state(first.params, rng)
+        measured = family.metrics(end.params, end.instance)
+        metrics.append({name: torch.where(end.survivors, value, torch.nan) for name, value in measured.items()})
+    state = optimizer.init_state(first.params, first.rng.child("agent"))
     return Curves(
         losses=torch.cat(losses),
         metrics={name: torch.cat([part[name] for part in metrics]) for name in metrics[0]},

@@ -9,7 +9,7 @@ from typing import Any
 from l2o.errors import UnsupportedError
 
 Event = dict[str, Any]
-"""A flat record with a `kind` ("window", "validation", "checkpoint", "skipped"), a `trajectory`, and numbers."""
+"""A flat record with a `kind` ("window", "validation", "skipped"), a `trajectory`, and numbers."""
 
 Listener = Callable[[Event], None]
 

@@ -347,7 +347,8 @@ def _identity(optimizer: LearnedOptimizer, family: TaskFamily, method: Method, p
     """What makes a run this run, in JSON: a checkpoint of another one is refused."""
     stream = Stream(plan.seed, ("identity",))
     instance = family.sample(stream)
-    drawn: Tree = {**trees.join(instance=instance, start=family.init(instance, stream))}
+    batch = family.gather(family.batch_indices(instance, stream))
+    drawn: Tree = trees.join(instance=instance, start=family.init(instance, stream), batch=batch)
     described = {
         "optimizer": optimizer.name,
         "config": optimizer.config(),

@@ -6,11 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from l2o.cli.options import INTERRUPTED
 from l2o.evaluation import statistics
 from l2o.experiments import demo
 from l2o.experiments.study import InterruptedRunError
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from l2o.cli.demo import Demo
 from l2o.cli.doctor import Doctor
 from l2o.cli.evaluate import Evaluate
 from l2o.cli.list import List
+from l2o.cli.options import INTERRUPTED
 from l2o.cli.report import MakeReport
 from l2o.cli.reproduce import Reproduce
 from l2o.cli.train import Train
@@ -31,9 +32,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": List,
     "doctor": Doctor,
 }
-
-INTERRUPTED = 130
-"""Exit status after a signal, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,9 @@ from l2o.tasks.base import TaskFamily
 
 Positional = tyro.conf.Positional
 
+INTERRUPTED = 130
+"""Exit status after a signal, as shells have it."""
+
 TaskName = Annotated[str, tyro.conf.arg(metavar="NAME|MODULE:NAME")]
 
 

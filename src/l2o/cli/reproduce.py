@@ -7,10 +7,8 @@ from typing import Literal
 from rich.console import Console
 
 from l2o.cli import choices
-from l2o.cli.options import Positional
+from l2o.cli.options import INTERRUPTED, Positional
 from l2o.experiments.study import InterruptedRunError
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from l2o.cli import choices
-from l2o.cli.options import TaskOptions, save_configuration
+from l2o.cli.options import INTERRUPTED, TaskOptions, save_configuration
 from l2o.evaluation.plots import plot_meta_training
 from l2o.events import Listener, TensorBoard
 from l2o.experiments.study import logged_meta_losses
@@ -17,8 +17,6 @@ from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan, metatrain
 from l2o.optimizers.weights import save
 from l2o.progress import ProgressBar
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,8 @@ class Train:
         plan, family = self.plan(), self.task.family()
         learned = choices.learned_optimizer(self.optimizer, self.seed)
         method = choices.METHODS[self.method](self.weights, self.objective)
-        save_configuration(self.out, "train", self)
+        if not (self.out / "options.json").exists():  # a run that is refused leaves those of the run that is there
+            save_configuration(self.out, "train", self)
         listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []
         with ProgressBar(plan.trajectories, learned.name) as bar:
             trained = metatrain(learned, family, method, plan, directory=self.out, listeners=[*listeners, bar])
@@ -108,11 +107,11 @@ class Train:
             return INTERRUPTED
         save(trained.optimizer, self.out / "weights", trained.card)
         plot_meta_training(
-            logged_meta_losses(self.out / "events.jsonl", plan),
+            logged_meta_losses(self.out / "events.jsonl", plan, self.objective),
             [(v.trajectory, v.value) for v in trained.validations],
             path=self.out / "meta-training.png",
             title=f"Meta-training {learned.name} on {family.name}",
-            ylabel="meta-loss per inner step",
+            ylabel="loss, mean over inner steps",
         )
         console.print(
             f"best validation {trained.best.value:.4g} after {trained.best.trajectory} of {plan.trajectories} "

@@ -24,7 +24,7 @@ class Tune:
     """
 
     rule: Positional[str]
-    """sgd, momentum, nesterov, rmsprop or adam."""
+    """sgd, momentum, nesterov, rmsprop, adam or adagrad."""
     task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
     run_options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     metric: Literal["final", "log-final", "area"] = "final"
@@ -43,7 +43,8 @@ class Tune:
     def run(self) -> int:
         baseline = choices.chosen(choices.RULES, self.rule.lower(), "rule")
         options, family = self.run_options, self.task.family()
-        low, high = self.low or min(baseline.grid), self.high or max(baseline.grid)
+        low = min(baseline.grid) if self.low is None else self.low
+        high = max(baseline.grid) if self.high is None else self.high
         console = Console()
         with console.status(f"tuning {self.rule} on {family.name}"):
             tuning = tune(

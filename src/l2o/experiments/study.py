@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.base import Method
+from l2o.methods.meta_loss import Objective
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.weights import load, load_card, save
@@ -115,11 +117,11 @@ class Study:
         save(trained.optimizer, self.folder / "weights" / name, trained.card)
         path = self.folder / f"meta-training-{name}.png"
         plot_meta_training(
-            logged_meta_losses(directory / "events.jsonl", plan),
+            logged_meta_losses(directory / "events.jsonl", plan, trained.card.configuration["method"]["objective"]),
             [(v.trajectory, v.value) for v in trained.validations],
             path=path,
             title=f"Meta-training {name} on {family.name}",
-            ylabel="meta-loss per inner step",
+            ylabel="loss, mean over inner steps",
         )
         self.figures.append(
             Shown(
@@ -297,15 +299,19 @@ def baseline_name(name: str, metric: Metric) -> str:
     return f"{name}, tuned for {metric}"
 
 
-def logged_meta_losses(log: Path, plan: Plan) -> list[float]:
-    """The meta-loss per inner step of each trajectory, from an event log; not a number where it diverged."""
+def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[float]:
+    """The mean inner loss of each trajectory, from an event log; not a number where it diverged.
+
+    For the objective "log" it is the geometric mean, so that both can be drawn beside losses.
+    """
     sums = [0.0] * plan.trajectories
     for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         if event["kind"] in ("window", "skipped"):
             value = event["meta_loss"]
             sums[int(event["trajectory"])] += float("nan") if value is None else value
     points = plan.horizon.windows * (plan.horizon.window + 1)
-    return [total / points for total in sums]
+    means = [total / points for total in sums]
+    return means if objective == "loss" else [math.exp(mean) for mean in means]
 
 
 def as_configuration(settings: Any) -> dict[str, Any]:

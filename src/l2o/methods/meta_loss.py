@@ -104,9 +104,10 @@ def mean_value(losses: Tensor, alive: Tensor, weights: Sequence[float]) -> float
 
 def diagnose(record: Record) -> dict[str, float]:
     """What a debugger of meta-training asks first: size of the updates, share of diverged tasks."""
-    updates = torch.stack([trees.norms(action) for action in record.actions]).mean()
+    alive = record.alive[:, -1]  # the others' last parameters may hold anything
+    updates = torch.stack([trees.norms(action)[alive] for action in record.actions]).mean()
     return {
         "update_norm": float(updates),
-        "update_to_parameter": float(updates / trees.norms(record.process.params).mean().clamp(min=1e-30)),
+        "update_to_parameter": float(updates / trees.norms(record.process.params)[alive].mean().clamp(min=1e-30)),
         "diverged": 1 - float(record.alive[:, -1].double().mean()),
     }

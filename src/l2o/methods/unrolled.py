@@ -18,8 +18,8 @@ from l2o.trees import Tree
 class Unrolled(Method):
     """The gradient of the same loss as `MetaLoss`, with nothing held constant.
 
-    Costs a graph over the window and second derivatives of the optimizees. A task that diverges within a window makes
-    its meta-gradient non-finite, so that the window is skipped.
+    Costs a graph over the window and second derivatives of the optimizees. Where a task diverges, the meta-gradient of
+    this window and of the rest of the trajectory is not a number, so that they are skipped.
 
     Args:
         weights: "all" or "last", as in `MetaLoss`.
@@ -44,6 +44,8 @@ class Unrolled(Method):
         alive = torch.isfinite(losses)
         process = replace(end.process, survivors=trajectory.process.survivors & alive.all(1))
         diagnostics = {"diverged": 1 - float(process.survivors.double().mean())}
+        if not bool(process.survivors.all()):
+            gradient = {name: torch.full_like(leaf, torch.nan) for name, leaf in gradient.items()}
         value = mean_value(values.detach(), alive & trajectory.process.survivors[:, None], weights)
         return Estimate(gradient, value, "meta-loss", diagnostics), Trajectory(process, end.states)
 

@@ -216,7 +216,8 @@ class TorchOptimizer(torch.optim.Optimizer):
     def _warn_past_horizon(self, moves: list[_Move]) -> None:
         for group, _, p, _ in moves:
             horizon = group["horizon"]
-            if not self._warned and horizon and self.state[p] and int(self.state[p][STEPS]) >= OVERRUN * horizon:
+            taken = int(self.state[p][STEPS]) if self.state.get(p) else 0
+            if not self._warned and horizon and taken >= OVERRUN * horizon:
                 self._warned = True
                 warnings.warn(
                     f"{self.rule.name} was meta-trained for {horizon} steps and is now beyond {OVERRUN} times as many, "

@@ -83,5 +83,6 @@ class Optimizee:
         alive = self.survivors & torch.isfinite(losses) & trees.finite_tasks(grads)
         grads = trees.where_tasks(alive, grads, trees.map_leaves(torch.zeros_like, grads))
         losses = torch.where(alive, losses, 0.0)
-        seen = {**trees.join(grad=grads, params=self.params), "loss": losses}
+        params = trees.where_tasks(alive, self.params, trees.map_leaves(torch.zeros_like, self.params))
+        seen = {**trees.join(grad=grads, params=params), "loss": losses}
         return seen, {**trees.join(metagrad=grads), "loss": losses}, alive
