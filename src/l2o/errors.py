@@ -33,6 +33,10 @@ class DivergedError(L2OError, ArithmeticError):
     """A meta-training whose meta-gradients stayed non-finite."""
 
 
+class InterruptedRunError(L2OError, InterruptedError):
+    """A meta-training was stopped by a signal; the same command goes on from its checkpoint."""
+
+
 class MissingLossError(L2OError, ValueError):
     """A rule that reads the loss was stepped without one."""
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.cli.options import INTERRUPTED
+from l2o.errors import InterruptedRunError
 from l2o.evaluation import statistics
 from l2o.experiments import demo
-from l2o.experiments.study import InterruptedRunError
 
 
 @dataclass(frozen=True)

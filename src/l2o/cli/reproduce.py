@@ -8,7 +8,7 @@ from rich.console import Console
 
 from l2o.cli import choices
 from l2o.cli.options import INTERRUPTED, Positional
-from l2o.experiments.study import InterruptedRunError
+from l2o.errors import InterruptedRunError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from l2o.errors import L2OError
+from l2o.errors import InterruptedRunError
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.plots import plot_curves, plot_meta_training, plot_tuning
 from l2o.evaluation.results import Compared, Description, Shown, render, write_description
@@ -37,10 +37,6 @@ MEASURES: dict[Metric, str] = {"final": "loss at the last step", "area": "area u
 
 CLAIMS: dict[Metric, str] = {"final": "ends below", "area": "descends faster than"}
 """What it means to be better in a metric."""
-
-
-class InterruptedRunError(L2OError):
-    """A meta-training was stopped by a signal; the same command goes on from its checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class TorchOptimizer(torch.optim.Optimizer):
                 warnings.warn(
                     f"{self.rule.name} was meta-trained for {horizon} steps and is now beyond {OVERRUN} times as many, "
                     "where its behaviour was never trained. Lower lr, change the optimizer, or raise horizon.",
-                    stacklevel=3,
+                    stacklevel=5,  # past step, its no_grad and the profiling hook that torch wraps around it
                 )
 
 
