@@ -90,6 +90,7 @@ def test_running_far_past_the_horizon_warns_once(rule: LearnedOptimizer) -> None
         with pytest.warns(UserWarning, match=f"{rule.name} was meta-trained for 3 steps") as caught:
             follow(each, first, gradients((2,), steps=5))
         assert len(caught) == 1
+        assert "tests" in caught[0].filename  # the caller's line, not one of torch's wrappers
         twin = copy.deepcopy(each)
         follow(twin, twin.param_groups[0]["params"][0], gradients((2,), steps=1))
 
