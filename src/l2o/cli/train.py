@@ -9,9 +9,8 @@ from rich.console import Console
 
 from l2o.cli import choices
 from l2o.cli.options import INTERRUPTED, TaskOptions, save_configuration
-from l2o.evaluation.plots import plot_meta_training
 from l2o.events import Listener, TensorBoard
-from l2o.experiments.study import logged_meta_losses
+from l2o.experiments.study import draw_meta_training
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan, metatrain
@@ -106,13 +105,7 @@ class Train:
             console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
             return INTERRUPTED
         save(trained.optimizer, self.out / "weights", trained.card)
-        plot_meta_training(
-            logged_meta_losses(self.out / "events.jsonl", plan, self.objective),
-            [(v.trajectory, v.value) for v in trained.validations],
-            path=self.out / "meta-training.png",
-            title=f"Meta-training {learned.name} on {family.name}",
-            ylabel="loss, mean over inner steps",
-        )
+        draw_meta_training(trained, plan, log=self.out / "events.jsonl", path=self.out / "meta-training.png")
         console.print(
             f"best validation {trained.best.value:.4g} after {trained.best.trajectory} of {plan.trajectories} "
             f"trajectories; {trained.skipped} windows skipped. Wrote {self.out}/weights.safetensors, its card "

@@ -85,7 +85,7 @@ def write_report(path: Path, report: Report) -> None:
         pictures=[(picture, _embedded(picture.path)) for picture in report.pictures],
         tables=[(table, tables.headings(table.rows)) for table in report.tables],
         cell_parts=tables.cell_parts,
-        verdict_measured=_measured,
+        verdict_measured=measured_parts,
         facts=_facts(report),
         config=_flat(report.config),
     )
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {round(seconds) % 60:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _measured(verdict: Verdict) -> tuple[str, str]:
+def measured_parts(verdict: Verdict) -> tuple[str, str]:
     """The measured value as text, and its interval."""
     value = verdict.measured if isinstance(verdict.measured, str) else tables.number(verdict.measured)
     ends = "" if verdict.interval is None else f"[{', '.join(map(tables.number, verdict.interval))}]"

@@ -9,8 +9,8 @@ from typing import Any
 from l2o import checkpoint
 from l2o.errors import DataError
 from l2o.evaluation.compare import Comparison
-from l2o.evaluation.report import Picture, Report, Table, duration, outcome, write_report
-from l2o.evaluation.tables import Row, markdown, number
+from l2o.evaluation.report import Picture, Report, Table, duration, measured_parts, outcome, write_report
+from l2o.evaluation.tables import Row, markdown
 from l2o.evaluation.tuning import Tuning
 from l2o.evaluation.verdicts import Verdict, Verdicts, read_verdicts
 from l2o.provenance import package_version
@@ -116,11 +116,9 @@ def render(folder: Path) -> Path:
 
 def verdict_row(verdict: Verdict) -> Row:
     """A verdict as a row of a table."""
-    measured = verdict.measured if isinstance(verdict.measured, str) else number(verdict.measured)
-    ends = "" if verdict.interval is None else f" [{', '.join(map(number, verdict.interval))}]"
     return {
         "claim": verdict.claim,
-        "measured": f"{measured}{ends}",
+        "measured": " ".join(filter(None, measured_parts(verdict))),
         "runs": verdict.runs,
         "verdict": "passed" if verdict.passed else "**failed**",
     }

@@ -18,7 +18,7 @@ from l2o.evaluation.results import Compared, Description, Shown, render, write_d
 from l2o.evaluation.statistics import Metric
 from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
-from l2o.metatrain import Plan, metatrain
+from l2o.metatrain import MetaTrained, Plan, metatrain
 from l2o.methods.base import Method
 from l2o.methods.meta_loss import Objective
 from l2o.optimizers.base import LearnedOptimizer
@@ -112,13 +112,7 @@ class Study:
         self.seconds += trained.seconds
         save(trained.optimizer, self.folder / "weights" / name, trained.card)
         path = self.folder / f"meta-training-{name}.png"
-        plot_meta_training(
-            logged_meta_losses(directory / "events.jsonl", plan, trained.card.configuration["method"]["objective"]),
-            [(v.trajectory, v.value) for v in trained.validations],
-            path=path,
-            title=f"Meta-training {name} on {family.name}",
-            ylabel="loss, mean over inner steps",
-        )
+        draw_meta_training(trained, plan, log=directory / "events.jsonl", path=path)
         self.figures.append(
             Shown(
                 path.name, f"Meta-training {name}", "Loss of the meta-training's trajectories, and of its validations."
@@ -293,6 +287,17 @@ def below(comparison: Comparison, learned: str, baseline: str, metric: Metric, *
 def baseline_name(name: str, metric: Metric) -> str:
     """The name under which a baseline tuned for a metric is compared."""
     return f"{name}, tuned for {metric}"
+
+
+def draw_meta_training(trained: MetaTrained, plan: Plan, *, log: Path, path: Path) -> None:
+    """Draws a run's trajectories, from its event log, and its validations."""
+    plot_meta_training(
+        logged_meta_losses(log, plan, trained.card.configuration["method"]["objective"]),
+        [(v.trajectory, v.value) for v in trained.validations],
+        path=path,
+        title=f"Meta-training {trained.optimizer.name} on {trained.card.training_tasks}",
+        ylabel="loss, mean over inner steps",
+    )
 
 
 def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[float]:
