@@ -7,13 +7,15 @@ from cases import every_learned, perturbed
 from l2o import trees
 from l2o.agent import Piece, meta_parameters
 from l2o.errors import ArgumentError
+from l2o.kernels.reference import replay
+from l2o.kernels.targets import Linear
 from l2o.methods.base import Trajectory
 from l2o.methods.meta_loss import MetaLoss, iterate_weights, later_gradients, mean_value
 from l2o.methods.unrolled import Unrolled, exact_gradients, stopped_gradients, unroll
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam, Momentum
 from l2o.processes.optimizee import Optimizee
-from l2o.replay import Linear, replay, replay_gradient
+from l2o.replay import replay_gradient
 from l2o.rng import Stream
 from l2o.rollout import AgentDrives, rollout
 from l2o.tasks.base import TaskFamily

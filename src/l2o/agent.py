@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -11,6 +11,50 @@ from l2o.rng import Stream
 from l2o.trees import Tree
 
 Action = Tree
+
+Backend = Literal["auto", "reference", "native", "compiled"]
+"""Who computes an agent's steps and replays; "auto" takes the native kernel wherever it covers the case."""
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """A coordinate-wise network that a kernel can run in place of the agent's own PyTorch code.
+
+    delta = scale (W h2 + b), or scale tanh(W h2 + b) if `bounded`, where h2 is the output of a two-layer LSTM over the
+    features of the gradient. An agent that declares one has its meta-parameters under the names `weights` and its
+    state under `leaves`.
+
+    Args:
+        features: "identity" is the gradient; "log_and_sign" Andrychowicz's two features; "moments" Adam's two, through
+            a layer with an ELU.
+        hidden: units of each LSTM layer.
+        scale: factor on the output.
+        bounded: whether the output passes through tanh.
+        k: constant of "log_and_sign".
+        beta1: decay of the first moment of "moments".
+        beta2: decay of the second.
+        epsilon: added to the root of the second moment.
+    """
+
+    features: Literal["identity", "log_and_sign", "moments"]
+    hidden: int
+    scale: float
+    bounded: bool = False
+    k: float = 1.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the meta-parameters, in the order of the network."""
+        layers = ("input", "cell1", "cell2", "output") if self.features == "moments" else ("cell1", "cell2", "output")
+        return tuple(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of the state's leaves: `[tasks, coordinates, hidden]`, and the moments `[tasks, coordinates]`."""
+        return ("h1", "c1", "h2", "c2", *(("m", "v") if self.features == "moments" else ()))
 
 
 @dataclass(frozen=True)
@@ -37,6 +81,14 @@ class Agent(nn.Module, ABC):
 
     reads: ClassVar[frozenset[str]] = frozenset({"grad"})
     """The kinds of observation leaves it looks at: of "grad", "loss", "params"."""
+
+    backend: Backend = "auto"
+    """Who computes: set it to override the environment variable `L2O_BACKEND`, which overrides "auto"."""
+
+    @property
+    def cell(self) -> CellSpec | None:
+        """The network that kernels can run for it; None: only its own PyTorch code can."""
+        return None
 
     @abstractmethod
     def init_state(self, params: Tree, rng: Stream) -> Tree:

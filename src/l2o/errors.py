@@ -43,3 +43,7 @@ class MissingLossError(L2OError, ValueError):
 
 class UnsupportedError(L2OError, NotImplementedError):
     """A request that is understood and deliberately not served."""
+
+
+class BackendError(L2OError, RuntimeError):
+    """A kernel that was asked for and cannot serve."""

@@ -15,10 +15,12 @@ from typing import Any, Literal
 import torch
 
 from l2o import checkpoint, trees
+from l2o.agent import Backend
 from l2o.curves import run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError
 from l2o.events import Event, JsonLines, Listener
 from l2o.horizons import ConstantHorizon
+from l2o.kernels.select import backend_name, checked
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
@@ -47,6 +49,7 @@ class Plan:
         seed: the one seed of the run.
         device: where the tasks and the optimizer live, for instance "cpu" or "cuda".
         dtype: number type of tasks and optimizer.
+        backend: who computes rollouts and replays; "auto" keeps the optimizer's own `backend`.
     """
 
     trajectories: int = 100
@@ -61,6 +64,7 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         for name in ("trajectories", "tasks", "validate_every", "validation_tasks", "checkpoint_every", "patience"):
@@ -72,6 +76,7 @@ class Plan:
             )
         if self.dtype not in ("float32", "float64"):
             raise ArgumentError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
+        checked(self.backend)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -180,6 +185,8 @@ class _Run:
         accept_changed_environment: bool,
     ) -> None:
         self.optimizer = optimizer.to(plan.device, plan.torch_dtype)
+        if plan.backend != "auto":
+            optimizer.backend = plan.backend
         self.family, self.method, self.plan = family, method, plan
         self.meta_optimizer = MetaOptimizer(self.optimizer, plan.meta_optimizer, method.moments)
         self.progress = _Progress()
@@ -290,6 +297,10 @@ class _Run:
         numbers = {"meta_loss": estimate.value, "meta_gradient_norm": norm, **estimate.diagnostics}
         self._tell("window" if usable else "skipped", **{**numbers, **at})
 
+    def _environment(self) -> dict[str, Any]:
+        backend = backend_name(self.optimizer, self.plan.device, self.plan.torch_dtype)
+        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "backend": backend}
+
     def _begin(self) -> Trajectory:
         plan = self.plan
         stream = Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
@@ -312,7 +323,7 @@ class _Run:
             tensors |= trees.join(process=self.trajectory.process.snapshot(), **self.trajectory.states)
         metadata = {
             "identity": self.identity,
-            "environment": _environment(),
+            "environment": self._environment(),
             "progress": self.progress.as_json(),
             "log_position": self.log.position(),
             "states": list(self.trajectory.states) if self.trajectory else [],
@@ -324,7 +335,7 @@ class _Run:
         _refuse_difference(path, "run", metadata["identity"], self.identity, "use another directory, or delete it")
         if not accept_changed_environment:
             remedy = "restore it (torch.set_num_threads, --threads) or pass accept_changed_environment=True"
-            _refuse_difference(path, "environment", metadata["environment"], _environment(), remedy)
+            _refuse_difference(path, "environment", metadata["environment"], self._environment(), remedy)
         tensors = trees.to(tensors, self.plan.device, self.plan.torch_dtype)
         self.optimizer.load_state_dict(trees.select(tensors, "meta"))
         self.best_parameters = trees.select(tensors, "best")
@@ -359,10 +370,6 @@ def _identity(optimizer: LearnedOptimizer, family: TaskFamily, method: Method, p
         "plan": dataclasses.asdict(plan),
     }
     return json.loads(json.dumps(described))
-
-
-def _environment() -> dict[str, Any]:
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "backend": "reference"}
 
 
 def _refuse_difference(path: Path, what: str, saved: dict[str, Any], now: dict[str, Any], remedy: str) -> None:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from l2o import trees
 from l2o.errors import ArgumentError
+from l2o.kernels.reference import replay
 from l2o.nn import LSTMCell
 from l2o.optimizers.base import Coordinatewise
 from l2o.optimizers.dm import L2ODM, log_and_sign
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.rnnprop import RNNprop
-from l2o.replay import replay
 from l2o.rng import Stream
 from l2o.trees import Tree
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.errors import ArgumentError
+from l2o.kernels.targets import Linear
 from l2o.methods.base import Estimate, Method, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
-from l2o.replay import Linear, replay_gradient
+from l2o.replay import replay_gradient
 from l2o.rollout import AgentDrives, Record, rollout
 from l2o.trees import Tree
 

@@ -3,13 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from l2o import trees
-from l2o.agent import Action, Agent, Piece
+from l2o.agent import Action, Agent, Backend, Piece
+from l2o.kernels.select import kernel_for_step
 from l2o.rng import Stream
 from l2o.trees import Tree
 
@@ -42,6 +43,7 @@ class LearnedOptimizer(Agent, ABC):
         lr: float = 1.0,
         weight_decay: float = 0.0,
         horizon: int | None = None,
+        backend: Backend = "auto",
     ) -> "TorchOptimizer":
         """This rule as a `torch.optim.Optimizer` for an ordinary training loop.
 
@@ -51,12 +53,12 @@ class LearnedOptimizer(Agent, ABC):
             weight_decay: decoupled decay per step, multiplied by lr.
             horizon: inner steps that the rule was meta-trained for (its own by default); running far past it warns
                 once.
+            backend: who computes a step; "auto" keeps this rule's own `backend`.
         """
         from l2o.optimizers.torch_optim import TorchOptimizer
 
-        return TorchOptimizer(
-            params, self, lr=lr, weight_decay=weight_decay, horizon=self.horizon if horizon is None else horizon
-        )
+        horizon = self.horizon if horizon is None else horizon
+        return TorchOptimizer(params, self, lr=lr, weight_decay=weight_decay, horizon=horizon, backend=backend)
 
 
 class Coordinatewise(LearnedOptimizer, ABC):
@@ -64,7 +66,15 @@ class Coordinatewise(LearnedOptimizer, ABC):
 
     A subclass writes `update` over flat coordinates. State leaves are `[tasks, coordinates, ...]`, or `[tasks]` for
     what a task's coordinates share (a step counter).
+
+    A rule whose network a kernel knows declares it as its `cell`; a subclass with an `update` of its own has none,
+    unless it declares one beside it.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls) and "cell" not in vars(cls):
+            cls.cell = Agent.cell  # pyright: ignore[reportAttributeAccessIssue, reportIncompatibleMethodOverride]
 
     @abstractmethod
     def init_coordinates(self, tasks: int, coordinates: int, like: Tensor) -> Tree:
@@ -82,7 +92,8 @@ class Coordinatewise(LearnedOptimizer, ABC):
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
         grads = trees.select(observation, "grad")
-        update, state = self.update(trees.flatten(grads), state)
+        flat = trees.flatten(grads)
+        update, state = kernel_for_step(self, flat).step(self, flat, state)
         return trees.unflatten(update, grads), state
 
     def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from l2o.agent import CellSpec
 from l2o.errors import ArgumentError
 from l2o.nn import Linear, LSTMCell
 from l2o.optimizers.base import Config, Coordinatewise, zeros
@@ -73,7 +74,8 @@ class L2ODM(Coordinatewise):
             raise ArgumentError(f"k is {k} and hidden {hidden}; both must be positive")
         if preprocess not in ("log_and_sign", "identity"):
             raise ArgumentError(f"preprocess is {preprocess!r}; choose 'log_and_sign' or 'identity'")
-        self.k, self.scale, self.preprocess, self.hidden = k, scale, preprocess, hidden
+        self.preprocess: Literal["log_and_sign", "identity"] = preprocess
+        self.k, self.scale, self.hidden = k, scale, hidden
         self.cell1 = LSTMCell(2 if preprocess == "log_and_sign" else 1, hidden)
         self.cell2 = LSTMCell(hidden, hidden)
         self.output = Linear(hidden, 1)
@@ -98,6 +100,10 @@ class L2ODM(Coordinatewise):
 
     def config(self) -> Config:
         return {"k": self.k, "scale": self.scale, "preprocess": self.preprocess, "hidden": self.hidden}
+
+    @property
+    def cell(self) -> CellSpec:
+        return CellSpec(self.preprocess, self.hidden, self.scale, k=self.k)
 
     def init_coordinates(self, tasks: int, coordinates: int, like: Tensor) -> Tree:
         return {leaf: zeros(like, tasks, coordinates, self.hidden) for leaf in ("h1", "c1", "h2", "c2")}

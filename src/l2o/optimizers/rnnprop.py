@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from l2o.agent import CellSpec
 from l2o.errors import ArgumentError
 from l2o.nn import Linear, LSTMCell, truncated_normal
 from l2o.optimizers.base import Config, Coordinatewise, bias_correction, zeros
@@ -85,6 +86,18 @@ class RNNprop(Coordinatewise):
             "epsilon": self.epsilon,
             "hidden": self.hidden,
         }
+
+    @property
+    def cell(self) -> CellSpec:
+        return CellSpec(
+            "moments",
+            self.hidden,
+            self.alpha,
+            bounded=True,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+        )
 
     def init_coordinates(self, tasks: int, coordinates: int, like: Tensor) -> Tree:
         state = {leaf: zeros(like, tasks, coordinates, self.hidden) for leaf in ("h1", "c1", "h2", "c2")}
