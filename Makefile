@@ -11,13 +11,19 @@ export L2O_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-slow lint format bench evidence clean
+.PHONY: demo test test-slow sanitize lint format bench evidence clean
 
-$(STAMP): pyproject.toml constraints.txt
+# The constraints as variables, not as an option: so they also hold for what builds the package, in its own environment.
+INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt src/l2o/kernels/lstm.cpp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "l2o needs Python 3.11 or newer; pass PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[test,lint]'
+	@ls src/l2o/kernels/*.so >/dev/null 2>&1 || echo "No native kernel was built: l2o uses its PyTorch reference, which is" \
+		"slower. The reason is in the output of: $(BIN)/python -m pip install --verbose --no-deps --editable ."
 	touch $(STAMP)
 
 demo: $(STAMP)  ## meta-train on the embedded digits, compare with tuned Adam, write a report to demo/
@@ -28,6 +34,18 @@ test: $(STAMP)  ## all tests but the slow ones, with coverage
 
 test-slow: $(STAMP)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --slow
+
+# Python knows nothing of either library, so they are loaded first; libstdc++ too, or torch's exceptions crash.
+SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libstdc++.so)
+
+sanitize: $(STAMP)  ## the kernel's tests under the address and undefined-behaviour sanitizers (GCC, Linux)
+	rm -rf build/sanitize
+	CXX=$(CXX) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--config-settings cmake.define.L2O_SANITIZE=ON --config-settings cmake.build-type= \
+		--config-settings build-dir=build/sanitize --wheel-dir build/sanitize .
+	ls build/sanitize/_lstm_avx2.so build/sanitize/_lstm_avx512.so
+	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 L2O_KERNEL_FOLDER=$(CURDIR)/build/sanitize \
+		$(BIN)/python -m pytest tests/kernels
 
 lint: $(STAMP)  ## style, types, layers
 	$(BIN)/ruff check .
@@ -48,4 +66,5 @@ evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (abou
 	$(BIN)/python scripts/plant_faults.py
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .coverage src/l2o/kernels/*.so
+	find native -mindepth 1 -not -path native/CMakeLists.txt -delete
