@@ -47,6 +47,7 @@ class Fault:
 
 
 REPLAY = ("tests/test_replay.py",)
+KERNELS = ("tests/kernels",)
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
@@ -112,14 +113,14 @@ FAULTS = [
     # The replay.
     Fault(
         "replay forgets the state",
-        "replay.py",
+        "kernels/reference.py",
         "action, state = agent(observation, state)",
         "action, _ = agent(observation, state)",
         REPLAY,
     ),
     Fault(
         "replay ignores explicit meta-parameters",
-        "replay.py",
+        "kernels/reference.py",
         "torch.func.functional_call(agent, dict(theta), (observation, state))",
         "agent(observation, state)",
         REPLAY,
@@ -133,16 +134,16 @@ FAULTS = [
     ),
     Fault(
         "gradient of the last piece only",
-        "replay.py",
+        "kernels/reference.py",
         "total = trees.map_leaves(torch.add, total, dict(zip(theta, grads, strict=True)))",
         "total = dict(zip(theta, grads, strict=True))",
         REPLAY,
     ),
     Fault(
         "slopes in reversed order",
-        "replay.py",
-        "self.slopes[step, :, coordinates]",
-        "self.slopes[-1 - step, :, coordinates]",
+        "kernels/targets.py",
+        "(self.slopes[step, :, coordinates]",
+        "(self.slopes[-1 - step, :, coordinates]",
         REPLAY,
     ),
     Fault(
@@ -552,6 +553,77 @@ FAULTS = [
         "evaluations=steps,",
         CURVES,
     ),
+    # The kernels.
+    Fault(
+        "bias correction one step late in the native kernel",
+        "kernels/native.py",
+        "torch.arange(1, steps + 1, dtype=torch.float64)",
+        "torch.arange(0, steps, dtype=torch.float64).clamp(min=1)",
+        KERNELS,
+    ),
+    Fault(
+        "the native kernel takes one decay for the other",
+        "kernels/native.py",
+        "keep1=1 - cell.beta1,",
+        "keep1=1 - cell.beta2 ** 2,",
+        KERNELS,
+    ),
+    Fault(
+        "the native kernel takes a squared target for a linear one",
+        "kernels/native.py",
+        "importance is not None\n",
+        "False\n",
+        KERNELS,
+    ),
+    Fault(
+        "an unpacked state is read as if it were packed",
+        "kernels/native.py",
+        "    if not all(map(is_packed, leaves.values())):\n",
+        "    if False:\n",
+        KERNELS,
+    ),
+    Fault(
+        "the native step loses the step counter",
+        "kernels/native.py",
+        'return {"step": state["step"] + 1}',
+        'return {"step": state["step"]}',
+        KERNELS,
+    ),
+    Fault(
+        "a forked process computes with threads that it does not have",
+        "kernels/native.py",
+        "    _forked = True\n",
+        "    _forked = False\n",
+        KERNELS,
+    ),
+    Fault(
+        "the native kernel answers where gradients are recorded",
+        "kernels/select.py",
+        "return _REFERENCE if torch.is_grad_enabled() and kernel is not _COMPILED else kernel",
+        "return kernel",
+        KERNELS,
+    ),
+    Fault(
+        "the native kernel answers for a derived rule",
+        "optimizers/base.py",
+        'if "update" in vars(cls) and "cell" not in vars(cls):',
+        "if False:",
+        KERNELS,
+    ),
+    Fault(
+        "the environment variable outranks the keyword",
+        "kernels/select.py",
+        'VARIABLE) if own == "auto" else own',
+        'VARIABLE) if own != "reference" else own',
+        KERNELS,
+    ),
+    Fault(
+        "packed rows a power of two apart",
+        "kernels/layout.py",
+        "stride += _LINE if stride % _PERIOD == 0 else 0",
+        "stride += 0",
+        KERNELS,
+    ),
     # The drop-in.
     Fault(
         "weight decay coupled to the gradient",
@@ -601,14 +673,14 @@ FAULTS = [
     ),
     Fault(
         "a shared counter advances with each piece",
-        "optimizers/torch_optim.py",
+        "kernels/reference.py",
         "shared[name] = leaf  #",
         "state[name].copy_(leaf)  #",
         STEPPING,
     ),
     Fault(
         "a delay line is overwritten before it is read",
-        "optimizers/torch_optim.py",
+        "kernels/reference.py",
         "v.clone() if v.untyped_storage().data_ptr() in storages else v for k, v",
         "v for k, v",
         STEPPING,

@@ -241,6 +241,7 @@ class _Run:
             curve=[[at, value] for at, value in curve if value < float("inf")],
             data=self.family.data_notes(),
             commit=source_commit(),
+            backend=self._environment()["backend"],
         )
 
     def _validation_due(self) -> bool:

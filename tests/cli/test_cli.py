@@ -115,7 +115,7 @@ def test_doctor_finds_nothing_wrong(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "every meta-parameter moved" in out
-    assert "reference" in out
+    assert kernels.available().split()[0] in out
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,8 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys):
 def test_a_signal_stops_training_with_a_checkpoint_and_status_130(tmp_path, number):
     arguments = [*TRAIN, "--out", "run"]
     arguments[arguments.index("--trajectories") + 1] = "100000"
-    program = "import sys; from l2o.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from l2o import kernels
+from l2o.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as child:
         log = tmp_path / "run/events.jsonl"
         deadline = time.monotonic() + 60

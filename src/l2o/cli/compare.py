@@ -19,6 +19,7 @@ from l2o.evaluation.statistics import Interval
 from l2o.evaluation.tables import markdown
 from l2o.evaluation.tuning import Tuning, tune
 from l2o.evaluation.verdicts import Verdict, write_verdicts
+from l2o.kernels.select import backends_in_words
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.provenance import machine, source_commit
 from l2o.rng import Stream
@@ -79,7 +80,7 @@ class Compare:
             command=f"l2o compare {' '.join(self.optimizers)} (options in options.json)",
             configuration={"optimizers": list(self.optimizers), **asdict(self.task), **asdict(options)},
             data=family.data_notes(),
-            backend="reference",
+            backend=backends_in_words(made, options.device, dtype),
             figures=[Shown("curves.png", title, "Mean loss against step with its 95 % interval.")],
             comparisons=[Compared("curves.npz", title, tunings)],
         )

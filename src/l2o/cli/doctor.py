@@ -11,6 +11,7 @@ from rich.table import Table
 
 from l2o.events import Event
 from l2o.horizons import ConstantHorizon
+from l2o.kernels.select import VARIABLE, available
 from l2o.meta_optimizer import MetaAdam, snapshot
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.meta_loss import MetaLoss
@@ -41,7 +42,7 @@ class Doctor:
         table.add_row("machine", machine())
         table.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
         table.add_row("device", f"cuda {torch.version.cuda}" if torch.cuda.is_available() else "cpu only")
-        table.add_row("back end", "reference (plain PyTorch)")
+        table.add_row("back end", _backend())
         table.add_row("L2O_DATA", os.environ.get("L2O_DATA") or f"not set; using {data_folder()}")
         table.add_row("data", "\n".join(f"{name}: {_whereabouts(name)}" for name in DATASETS))
         console.print(table)
@@ -76,6 +77,11 @@ def self_check() -> dict[str, bool]:
         "every meta-gradient was finite and not zero": len(norms) == 80 and all(0 < norm < 1e30 for norm in norms),
         f"the validation loss fell, from {first:.3g} to {last:.3g}": last < first,
     }
+
+
+def _backend() -> str:
+    override = os.environ.get(VARIABLE)
+    return f"{available()}{f'; {VARIABLE}={override}' if override else ''}"
 
 
 def _version(name: str) -> str:

@@ -11,6 +11,7 @@ import tyro
 from l2o import checkpoint
 from l2o.cli import choices
 from l2o.errors import ArgumentError
+from l2o.kernels.select import available
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.weights import ARCHITECTURES, load
 from l2o.provenance import machine, package_version, source_commit
@@ -75,5 +76,6 @@ def save_configuration(folder: Path, command: str, options: Any) -> None:
         "version": package_version(),
         "commit": source_commit(),
         "machine": machine(),
+        "back end": available(),
     }
     checkpoint.write_bytes(folder / "options.json", f"{json.dumps(content, indent=2, default=str)}\n".encode())

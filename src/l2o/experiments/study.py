@@ -18,6 +18,7 @@ from l2o.evaluation.results import Compared, Description, Shown, render, write_d
 from l2o.evaluation.statistics import Metric
 from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
+from l2o.kernels.select import backends_in_words
 from l2o.metatrain import MetaTrained, Plan, metatrain
 from l2o.methods.base import Method
 from l2o.methods.meta_loss import Objective
@@ -81,6 +82,7 @@ class Study:
     figures: list[Shown] = field(default_factory=list)
     comparisons: list[Compared] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
+    backends: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @classmethod
@@ -174,6 +176,7 @@ class Study:
         for name, by_metric in tunings.items():
             for metric in METRICS:
                 optimizers[baseline_name(name, metric)] = BASELINES[name].rule(by_metric[metric].best)
+        self.backends.append(backends_in_words(learned))
         with self.console.status(f"comparing on {title}"):
             comparison = compare(optimizers, family, rng, steps=steps, last=last)
         slug = _slug(title)
@@ -246,7 +249,7 @@ class Study:
             command=self.command,
             configuration=self.configuration,
             data=self.data,
-            backend="reference",
+            backend="; ".join(dict.fromkeys(self.backends)),
             figures=self.figures,
             comparisons=self.comparisons,
         )

@@ -1,6 +1,7 @@
 """Which kernel computes: by device, precision, network and mode; overridden by a keyword or `L2O_BACKEND`."""
 
 import os
+from collections.abc import Mapping
 from typing import get_args
 
 import torch
@@ -65,6 +66,16 @@ def kernel_for_step(agent: Agent, grad: Tensor) -> Kernel:
 def backend_name(agent: Agent, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """The name of the kernel in use for an agent, as records show it."""
     return kernel_for(agent, device, dtype).name
+
+
+def backends_in_words(
+    agents: Mapping[str, Agent], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> str:
+    """Which kernel serves which of several agents: `native (avx2): RNNprop; reference: Adam, SGD`."""
+    served: dict[str, list[str]] = {}
+    for name, agent in agents.items():
+        served.setdefault(backend_name(agent, device, dtype), []).append(name)
+    return "; ".join(f"{backend}: {', '.join(names)}" for backend, names in served.items())
 
 
 def available() -> str:

@@ -40,6 +40,7 @@ class Card:
         curve: validations as [trajectories done, value].
         data: which data was read.
         commit: of the source that trained it.
+        backend: name of the kernel that trained it.
         notes: anything a user should know.
         sha256: of the safetensors file; set by `save`.
     """
@@ -54,6 +55,7 @@ class Card:
     curve: list[list[float]] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     commit: str = "unknown"
+    backend: str = ""
     notes: str = ""
     sha256: str = ""
 
@@ -136,11 +138,11 @@ def _read(path: Path) -> tuple[dict, Card]:
         card = replace(Card(**values), sha256=hashlib.sha256(blob).hexdigest())
     except TypeError as error:
         raise WeightsError(f"{path} has a card of another version: {error}") from error
-    _check_card(path.with_suffix(".toml"), card)
+    _check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})
     return tensors, card
 
 
-def _check_card(path: Path, card: Card) -> None:
+def _check_card(path: Path, card: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
@@ -148,7 +150,7 @@ def _check_card(path: Path, card: Card) -> None:
     # Besides its own TOMLDecodeError, tomllib lets pass what int() says of 5,000 digits, and Python of 1,000 brackets.
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"the card {path} cannot be read ({error}); take another copy, or delete it") from error
-    expected = tomllib.loads(tomli_w.dumps(_without_none(asdict(card))))
+    expected = tomllib.loads(tomli_w.dumps(_without_none(dict(card))))
     wrong = sorted(k for k in expected.keys() | written.keys() if expected.get(k) != written.get(k))
     if wrong:
         raise WeightsError(
