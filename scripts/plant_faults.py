@@ -47,7 +47,7 @@ class Fault:
 
 
 REPLAY = ("tests/test_replay.py",)
-KERNELS = ("tests/kernels",)
+KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "tests/kernels/test_select.py")
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
@@ -393,7 +393,7 @@ FAULTS = [
     Fault(
         "card beside the weights not checked",
         "optimizers/weights.py",
-        '    _check_card(path.with_suffix(".toml"), card)\n',
+        '    _check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})\n',
         "",
         WEIGHTS,
     ),

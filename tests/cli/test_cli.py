@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import l2o
+from l2o import kernels
 from l2o.cli.main import COMMANDS, main
 from l2o.evaluation.verdicts import read_verdicts
 
@@ -149,8 +150,7 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys):
 def test_a_signal_stops_training_with_a_checkpoint_and_status_130(tmp_path, number):
     arguments = [*TRAIN, "--out", "run"]
     arguments[arguments.index("--trajectories") + 1] = "100000"
-    program = "import sys; from l2o import kernels
-from l2o.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from l2o.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as child:
         log = tmp_path / "run/events.jsonl"
         deadline = time.monotonic() + 60

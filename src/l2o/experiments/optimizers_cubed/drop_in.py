@@ -20,6 +20,7 @@ from l2o.evaluation.results import Compared, Shown
 from l2o.evaluation.statistics import bootstrap
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.study import Study
+from l2o.kernels.select import backends_in_words
 from l2o.optimizers.weights import load, load_card
 from l2o.tasks.data import Dataset, load_dataset
 
@@ -99,6 +100,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         block=max(1, settings.steps // 100),
     )
     study.figures.append(Shown("curves.png", title, "Mean training loss against step with its 95 % interval."))
+    study.backends.append(backends_in_words({"RNNprop": rule}))
     study.comparisons.append(Compared("curves.npz", title, {}))
     study.seconds = time.perf_counter() - begin
     study.finish(

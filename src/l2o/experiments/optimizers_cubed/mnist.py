@@ -59,8 +59,9 @@ _SMOKE = Plan(trajectories=4, horizon=ConstantHorizon(40, 20), validate_every=2,
 PRESETS = {
     "smoke": Settings(_SMOKE, _SMOKE, data="digits", steps=40, tuning_tasks=2, reporting_tasks=3, grid_every=6),
     "laptop": Settings(
-        Plan(trajectories=120, meta_optimizer=MetaAdam(2e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
-        Plan(trajectories=160, meta_optimizer=MetaAdam(1e-3, 1e-4), validate_every=20, validation_tasks=10, seed=1),
+        Plan(trajectories=1200, meta_optimizer=MetaAdam(4e-3, 3e-5), validate_every=40, validation_tasks=10, seed=1),
+        Plan(trajectories=600, meta_optimizer=MetaAdam(1e-3, 3e-5), validate_every=40, validation_tasks=10, seed=1),
+        seed=2,
     ),
     "paper": Settings(
         Plan(trajectories=10_000, validate_every=100, validation_tasks=20, seed=1),
@@ -70,9 +71,10 @@ PRESETS = {
 }
 """RNNprop's largest update, alpha, is 0.03 in every preset: the published ones are 0.1 (Lv et al. 2017) and 0.01 (Chen
 et al. 2020), and pilot runs with 0.1 stayed noisy late in a trajectory. The paper preset has the published constants of
-meta-training. The laptop preset has few trajectories and makes more of each: it sums
-logarithms, so that late windows count as much as early ones, and the meta learning rate falls. Chosen in pilot runs on
-other seeds of meta-training and of evaluation."""
+meta-training. The laptop preset has fewer trajectories and makes more of each: it sums logarithms, so that late windows
+count as much as early ones, and the meta learning rate falls. Chosen by validation in pilot runs. A first laptop preset
+of 120 trajectories was reported on seed 1: 0.022 below tuned Adam at the last step, 95 % interval [-0.064, 0.018]. This
+one trains ten times as long, and is reported on seed 2."""
 
 
 def family(settings: Settings) -> MLPClassifier:
