@@ -64,6 +64,7 @@ evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (abou
 	$(BIN)/python scripts/kill_and_resume.py
 	$(BIN)/python scripts/corrupt_files.py
 	$(BIN)/python scripts/plant_faults.py
+	$(BIN)/python scripts/compare_backends.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .coverage src/l2o/kernels/*.so
