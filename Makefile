@@ -44,7 +44,7 @@ sanitize: $(STAMP)  ## the kernel's tests under the address and undefined-behavi
 		--config-settings cmake.define.L2O_SANITIZE=ON --config-settings cmake.build-type= \
 		--config-settings build-dir=build/sanitize --wheel-dir build/sanitize .
 	ls build/sanitize/_lstm_avx2.so build/sanitize/_lstm_avx512.so
-	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 L2O_KERNEL_FOLDER=$(CURDIR)/build/sanitize \
+	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 L2O_KERNEL_FOLDER=$(CURDIR)/build/sanitize \
 		$(BIN)/python -m pytest tests/kernels
 
 lint: $(STAMP)  ## style, types, layers

@@ -4,9 +4,9 @@
 
 Each experiment of "Optimizers cubed" runs twice, in processes of its own, with nothing different but `L2O_BACKEND`.
 The final losses of every learned optimizer are paired by seed: the 95 % bootstrap interval of their mean difference
-must hold 0, or lie within 1e-5 of the loss: of three smoke runs all differ in one direction every fourth time, by chance,
-and be it in the last bit. The meta-trained weights are compared as well; they drift apart with the number of meta-updates, as any two
-computations do that differ in their last bits. (After one window the meta-gradients agree to 1e-5: a test.)
+must hold 0, or lie within 1e-5 of the loss: three smoke runs all differ in one direction every fourth time by chance,
+be it in the last bit. The meta-trained weights are compared as well; they drift apart with the number of meta-updates,
+as any two computations do that differ in their last bits. (After one window the meta-gradients agree to 1e-5: a test.)
 """
 
 import os
@@ -22,7 +22,6 @@ from l2o.evaluation.compare import Comparison
 from l2o.evaluation.statistics import paired_bootstrap
 from l2o.experiments.optimizers_cubed import EXPERIMENTS
 from l2o.kernels import available
-
 
 ROUNDING = 1e-5
 """Relative to the loss: what float32 leaves of a hundred steps computed in another order."""
