@@ -15,7 +15,7 @@ from l2o import trees
 from l2o.agent import Agent, CellSpec
 from l2o.errors import BackendError
 from l2o.kernels.interface import PIECE, CoordinateRule
-from l2o.kernels.layout import empty_rows, is_packed, pack, row_stride
+from l2o.kernels.layout import empty_leaves, is_packed, pack, row_stride
 from l2o.kernels.reference import Reference
 from l2o.kernels.targets import Target
 from l2o.trees import Tree
@@ -25,7 +25,7 @@ HIDDEN = (20,)
 
 _FEATURES = {"identity": 0, "log_and_sign": 1, "moments": 2}
 _INPUT_WEIGHTS = 2
-_LEAVES = ("h1", "c1", "h2", "c2", "m", "v")
+_LEAVES: tuple[str, ...] = ("h1", "c1", "h2", "c2", "m", "v")
 
 
 class _Job(ctypes.Structure):
@@ -76,7 +76,7 @@ class Native:
     def step(self, rule: CoordinateRule, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         cell = _cell(rule)
         tasks, coordinates = grad.shape
-        after = {leaf: empty_rows(grad, cell.hidden, tasks, coordinates) for leaf in _LEAVES[:4]}
+        after: Tree = dict(zip(_LEAVES, empty_leaves(grad, 4, tasks, coordinates, cell.hidden), strict=False))
         if cell.features == "moments":
             after |= {leaf: torch.empty_like(grad) for leaf in _LEAVES[4:]}
         return self._run_step(rule, cell, grad, state, after), after | _counted(state)
@@ -220,7 +220,7 @@ def _cell(rule: object) -> CellSpec:
 
 
 def _weights(rule: object, cell: CellSpec) -> list[Tensor]:
-    return [attrgetter(name)(rule).detach().contiguous() for name in cell.weights]
+    return [weight.contiguous() for weight in attrgetter(*cell.weights)(rule)]
 
 
 def _counted(state: Mapping[str, Tensor]) -> Tree:
