@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 
 # Real data sets are used from L2O_DATA; a neighbouring shared/data folder is taken when it is there.
 ifndef L2O_DATA
@@ -57,8 +58,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## ratios of speed, measured side by side in one run
-	$(BIN)/python benchmarks/window.py
+$(BENCH_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[bench]'
+	touch $(BENCH_STAMP)
+
+bench: $(BENCH_STAMP)  ## the engine beside eager PyTorch, torch.compile and JAX: docs/performance.md, results/bench/
+	$(BIN)/python -m benchmarks
+	$(BIN)/python scripts/update_readme.py
 
 evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
 	$(BIN)/python scripts/kill_and_resume.py

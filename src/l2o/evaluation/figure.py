@@ -66,28 +66,40 @@ class End:
 
 
 @contextmanager
+def sheet(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """An empty figure of this size in inches, written to `path` as a PNG file of 150 dpi when all went well."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size)
+        yield figure
+        buffer = io.BytesIO()
+        # No software version and no date in the file, so that it changes only when the drawing does.
+        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+    checkpoint.write_bytes(path, buffer.getvalue())
+
+
+@contextmanager
 def drawing(title: str, xlabel: str, ylabel: str, path: Path) -> Iterator[tuple[Axes, list[str]]]:
-    """A figure to draw into, written to `path` as a PNG file of 150 dpi when all went well.
+    """A sheet with one pair of axes to draw into.
 
     Yields:
         The axes, and a list of notes that stand below them.
     """
     notes: list[str] = []
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE)
+    with sheet(path, _SIZE) as figure:
         axes = figure.add_axes((0.12, 0.18, 0.62, 0.7))
-        axes.set_title(literal(textwrap.fill(title, 56)))
-        axes.set_xlabel(literal(xlabel))
-        axes.set_ylabel(literal(textwrap.fill(ylabel, 40)))
-        axes.grid(color="#000000", alpha=0.09, linewidth=0.8)
+        label(axes, title, xlabel, ylabel)
         yield axes, notes
         text = textwrap.fill("; ".join(notes), 88)
         place: dict[str, Any] = {"xycoords": "axes fraction", "verticalalignment": "top"}
         axes.annotate(literal(text), (-0.13, -0.2), fontsize=9.5, color=FAINT, **place)
-        buffer = io.BytesIO()
-        # No software version and no date in the file, so that it changes only when the drawing does.
-        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
-    checkpoint.write_bytes(path, buffer.getvalue())
+
+
+def label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Title, names of the axes, and a faint grid."""
+    axes.set_title(literal(textwrap.fill(title, 56)))
+    axes.set_xlabel(literal(xlabel))
+    axes.set_ylabel(literal(textwrap.fill(ylabel, 40)))
+    axes.grid(color="#000000", alpha=0.09, linewidth=0.8)
 
 
 def look(place: int) -> tuple[str, Dashes]:
