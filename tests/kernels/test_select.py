@@ -122,6 +122,7 @@ def test_the_plan_sets_the_backend_and_the_run_remembers_it():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiled_rule_gives_the_same_numbers():
     class Tanh(Coordinatewise):
         name = "tanh"
