@@ -22,6 +22,7 @@ from kernel_cases import (
 )
 
 from l2o import L2ODM, MetaLoss, Quadratics, RNNprop, Stream
+from l2o.errors import ArgumentError
 from l2o.kernels import native
 from l2o.kernels.layout import is_packed, pack, unpack
 from l2o.kernels.targets import Linear
@@ -123,6 +124,37 @@ def test_packed_and_unpacked_states_hold_equal_numbers():
     back = unpack(packed)
     assert torch.equal(back["h"], leaf)
     assert back["h"].is_contiguous()
+
+
+@every_covered
+def test_what_does_not_fit_is_refused_before_memory_is_read(make):
+    rule, grad = moved(make, 1), torch.randn(2, 30)
+    some = native.load()
+    assert isinstance(some, native.Native)
+    state = started(rule, 2, 30, 1)
+    with pytest.raises(ArgumentError, match=r"h1 is torch.float32 \(2, 29, 20\).* needs float32 \(2, 30, 20\)"):
+        some.step(rule, grad, {**state, "h1": state["h1"][:, :29]})
+    with pytest.raises(ArgumentError, match=r"c2 is torch.float64"):
+        some.step(rule, grad, {**state, "c2": state["c2"].double()})
+    with pytest.raises(ArgumentError, match=r"weight is torch.float64"):
+        some.step(rule.double(), grad, state)
+    rule.float()
+    with pytest.raises(ArgumentError, match=r"a target is torch.float32 \(1, 2, 29\)"):
+        some.window_vjp(rule, observed(grad[None]), state, Linear(torch.ones(1, 2, 29)))
+
+
+@every_covered
+def test_the_layout_of_gradient_and_state_does_not_matter(make):
+    rule, grad = moved(make, 1), torch.randn(30, 4).T  # [tasks, coordinates], tasks innermost
+    some = native.load()
+    assert isinstance(some, native.Native)
+    state = started(rule, 4, 30, 1)
+    turned = {k: v.transpose(0, 1).contiguous().transpose(0, 1) if v.ndim > 1 else v for k, v in state.items()}
+    update, after = some.step(rule, grad, turned)
+    plain_update, plain_after = some.step(rule, grad.contiguous(), state)
+    assert torch.equal(update, plain_update)
+    for name, leaf in plain_after.items():
+        assert torch.equal(after[name], leaf), name
 
 
 def window(rule):

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from l2o.agent import Agent
+from l2o.agent import Agent, CellSpec
 from l2o.kernels.targets import Target
 from l2o.trees import Tree
 
@@ -14,6 +14,11 @@ PIECE = 4096
 
 class CoordinateRule(Protocol):
     """An agent that treats every coordinate alike and alone: `optimizers.base.Coordinatewise`."""
+
+    @property
+    def cell(self) -> CellSpec | None:
+        """The network that kernels can run for it."""
+        ...
 
     def update(self, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         """One step in plain PyTorch: gradient `[tasks, coordinates]` to the update and the next state."""

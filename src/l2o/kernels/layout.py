@@ -16,8 +16,11 @@ _PERIOD = 1024
 
 
 def pack(state: Mapping[str, Tensor]) -> Tree:
-    """A copy of the state, packed. Leaves without a hidden axis are copied as they are."""
-    return {name: _packed(leaf).copy_(leaf) if leaf.ndim == 3 else leaf.clone() for name, leaf in state.items()}
+    """A copy of the state, packed. Leaves without a hidden axis become contiguous."""
+    return {
+        name: _packed(leaf).copy_(leaf) if leaf.ndim == 3 else leaf.clone(memory_format=torch.contiguous_format)
+        for name, leaf in state.items()
+    }
 
 
 def unpack(state: Mapping[str, Tensor]) -> Tree:

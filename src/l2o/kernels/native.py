@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.agent import Agent, CellSpec
-from l2o.errors import BackendError
+from l2o.errors import ArgumentError, BackendError
 from l2o.kernels.interface import PIECE, CoordinateRule
 from l2o.kernels.layout import empty_leaves, is_packed, pack, row_stride
 from l2o.kernels.reference import Reference
@@ -24,6 +24,7 @@ HIDDEN = (20,)
 """Units of a layer that are compiled; other sizes run in the reference."""
 
 _FEATURES = {"identity": 0, "log_and_sign": 1, "moments": 2}
+_FEATURES_WIDE = {"identity": 1, "log_and_sign": 2}
 _INPUT_WEIGHTS = 2
 _LEAVES: tuple[str, ...] = ("h1", "c1", "h2", "c2", "m", "v")
 
@@ -78,7 +79,7 @@ class Native:
         tasks, coordinates = grad.shape
         after: Tree = dict(zip(_LEAVES, empty_leaves(grad, 4, tasks, coordinates, cell.hidden), strict=False))
         if cell.features == "moments":
-            after |= {leaf: torch.empty_like(grad) for leaf in _LEAVES[4:]}
+            after |= {leaf: torch.empty(tasks, coordinates) for leaf in _LEAVES[4:]}
         return self._run_step(rule, cell, grad, state, after), after | _counted(state)
 
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:
@@ -104,7 +105,7 @@ class Native:
         weights = _weights(agent, cell)
         gradient = torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64)
         if grads.numel() > 0:
-            slopes, importance = (None if array is None else array.to(grads.dtype).contiguous() for array in arrays)
+            slopes, importance = (None if a is None else _fitting(a, grads.shape, "a target") for a in arrays)
             job, kept = _job(cell, weights, grads, state)
             job.slopes, job.squared = _address(slopes), importance is not None
             job.importance, job.weight_gradient = _address(importance), _address(gradient)
@@ -114,7 +115,7 @@ class Native:
         return {name: part.view_as(weight) for name, part, weight in zip(cell.weights, parts, weights, strict=True)}
 
     def _run_step(self, rule: object, cell: CellSpec, grad: Tensor, state: Tree, after: Tree) -> Tensor:
-        update = torch.empty_like(grad, memory_format=torch.contiguous_format)
+        update = torch.empty(grad.shape)
         if grad.numel() > 0:
             job, kept = _job(cell, _weights(rule, cell), grad[None], state)
             for index, leaf in enumerate(cell.leaves):
@@ -174,7 +175,7 @@ os.register_at_fork(after_in_child=_count_fork)
 def _job(cell: CellSpec, weights: Sequence[Tensor], grads: Tensor, state: Tree) -> tuple[_Job, list[Tensor]]:
     """A job over `grads` `[steps, tasks, coordinates]`, and the tensors that must outlive it."""
     steps, tasks, coordinates = grads.shape
-    kept = [grads.contiguous(), *weights]
+    kept = [_fitting(grads, grads.shape, "a gradient"), *weights]
     job = _Job(
         coordinates=tasks * coordinates,
         coordinates_per_task=coordinates,
@@ -195,6 +196,9 @@ def _job(cell: CellSpec, weights: Sequence[Tensor], grads: Tensor, state: Tree) 
     first = 0 if cell.features == "moments" else _INPUT_WEIGHTS
     for index, weight in enumerate(weights, first):
         job.weights[index] = _address(weight)
+    sizes = (cell.hidden, cell.hidden, cell.hidden, cell.hidden, None, None)
+    for leaf, size in zip(cell.leaves, sizes, strict=False):
+        _check_fit(state[leaf], (tasks, coordinates) if size is None else (tasks, coordinates, size), leaf)
     leaves = {leaf: state[leaf] for leaf in cell.leaves}
     if not all(map(is_packed, leaves.values())):
         leaves = pack(leaves)
@@ -213,14 +217,38 @@ def _bias_correction(beta: float, counts: Tensor) -> Tensor:
     return -torch.expm1(counts * (math.log(beta) if beta > 0 else -math.inf))
 
 
-def _cell(rule: object) -> CellSpec:
-    cell = getattr(rule, "cell")  # noqa: B009
+def _cell(rule: CoordinateRule | Agent) -> CellSpec:
+    cell = rule.cell
     assert cell is not None, "select.py gives the native kernel only to rules with a cell"
     return cell
 
 
 def _weights(rule: object, cell: CellSpec) -> list[Tensor]:
-    return [weight.contiguous() for weight in attrgetter(*cell.weights)(rule)]
+    weights = attrgetter(*cell.weights)(rule)
+    shapes = _weight_shapes(cell)
+    return [_fitting(w, shape, name) for w, shape, name in zip(weights, shapes, cell.weights, strict=True)]
+
+
+@cache
+def _weight_shapes(cell: CellSpec) -> list[tuple[int, ...]]:
+    inputs, gates = (cell.hidden if cell.features == "moments" else _FEATURES_WIDE[cell.features]), 4 * cell.hidden
+    layer = [(2, cell.hidden), (cell.hidden,)] if cell.features == "moments" else []
+    cells = [(inputs + cell.hidden, gates), (gates,), (2 * cell.hidden, gates), (gates,)]
+    return [*layer, *cells, (cell.hidden, 1), (1,)]
+
+
+def _fitting(tensor: Tensor, shape: Sequence[int], what: str) -> Tensor:
+    """The tensor, contiguous, after a check: the kernel reads memory and would not notice."""
+    _check_fit(tensor, shape, what)
+    return tensor.contiguous()
+
+
+def _check_fit(tensor: Tensor, shape: Sequence[int], what: str) -> None:
+    if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.shape != torch.Size(shape):
+        raise ArgumentError(
+            f"{what} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}; the native kernel needs float32 "
+            f"{tuple(shape)} on the cpu. Bring rule, state and gradients to one type, or set backend='reference'."
+        )
 
 
 def _counted(state: Mapping[str, Tensor]) -> Tree:
