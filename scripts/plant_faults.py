@@ -624,6 +624,63 @@ FAULTS = [
         "stride += 0",
         KERNELS,
     ),
+    # The native kernel's source: built anew for each.
+    Fault(
+        "forget gate without its offset",
+        "kernels/lstm.cpp",
+        "const float forget = gate == 2 ? 1.f : 0.f;",
+        "const float forget = gate == 3 ? 1.f : 0.f;",
+        KERNELS,
+    ),
+    Fault(
+        "derivative of the candidate with the wrong sign",
+        "kernels/lstm.cpp",
+        "z[H + u] = d * i * (1.f - j * j);",
+        "z[H + u] = d * i * (1.f + j * j);",
+        KERNELS,
+    ),
+    Fault(
+        "gradient of the hidden state from the wrong rows",
+        "kernels/lstm.cpp",
+        "dh1[k] = dx1[IN + k];",
+        "dh1[k] = dx1[k];",
+        KERNELS,
+    ),
+    Fault(
+        "clamp that swallows NaN",
+        "kernels/lstm.cpp",
+        "_mm256_max_ps(all(low), x)",
+        "_mm256_max_ps(x, all(low))",
+        KERNELS,
+    ),
+    Fault(
+        "logarithm of zero",
+        "kernels/lstm.cpp",
+        "log(magnitude + 1.1920929e-07f)",
+        "log(magnitude + 1.1920929e-17f)",
+        KERNELS,
+    ),
+    Fault(
+        "sums of a tile counted again",
+        "kernels/lstm.cpp",
+        "total[w] += sums[w], sums[w] = 0;",
+        "total[w] += sums[w];",
+        KERNELS,
+    ),
+    Fault(
+        "derivative of the output's tanh forgotten",
+        "kernels/lstm.cpp",
+        "if (job.bounded) d *= 1.f - u * u;",
+        "if (job.bounded && false) d *= 1.f - u * u;",
+        KERNELS,
+    ),
+    Fault(
+        "share of the second thread lost",
+        "kernels/lstm.cpp",
+        "for (int part = 0; part < threads; part++) all_threads",
+        "for (int part = 0; part < 1; part++) all_threads",
+        KERNELS,
+    ),
     # The drop-in.
     Fault(
         "weight decay coupled to the gradient",
@@ -755,16 +812,31 @@ def planted(fault: Fault, copy: Path) -> Iterator[None]:
     path = copy / "src" / "l2o" / fault.file
     text = path.read_text(encoding="utf-8")
     path.write_text(faulty(fault, text), encoding="utf-8")
+    if path.suffix == ".cpp":
+        build(copy)
     try:
         yield
     finally:
         path.write_text(text, encoding="utf-8")
+        if path.suffix == ".cpp":
+            build(copy)
+
+
+def build(copy: Path) -> None:
+    """Builds the native kernel of the copy, beside its source."""
+    cmake = Path(sys.executable).parent / "cmake"
+    place = f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={copy / 'src' / 'l2o' / 'kernels'}"
+    configure = [str(cmake), "-S", str(copy / "native"), "-B", str(copy / "build"), "-DCMAKE_BUILD_TYPE=Release", place]
+    for command in (configure, [str(cmake), "--build", str(copy / "build")]):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def copy_tree(copy: Path) -> None:
     """Copies what the tests need, and sees that Python imports the copy rather than what is installed."""
-    for folder in ("src", "tests"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("src", "tests", "native"):
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "CMakeCache.txt", "CMakeFiles")
+        )
     shutil.copy(ROOT / "pyproject.toml", copy)
     asked = [sys.executable, "-c", "import l2o; print(l2o.__file__)"]
     found = subprocess.run(asked, cwd=copy, env=environment(copy), capture_output=True, text=True, check=True).stdout
