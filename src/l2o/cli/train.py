@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from l2o.agent import Backend
 from l2o.cli import choices
 from l2o.cli.options import INTERRUPTED, TaskOptions, save_configuration
 from l2o.events import Listener, TensorBoard
@@ -67,6 +68,8 @@ class Train:
     """Where tasks and optimizer live, for instance cpu or cuda."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type of tasks and optimizer."""
+    backend: Backend = "auto"
+    """Who computes: auto takes the native kernel where it covers the case."""
     out: Path = Path("runs/train")
     """Folder of the run."""
     tensorboard: bool = False
@@ -89,6 +92,7 @@ class Train:
             seed=self.seed,
             device=self.device,
             dtype=self.dtype,
+            backend=self.backend,
         )
 
     def run(self) -> int:
