@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,7 @@ def test_a_forked_process_computes_the_same():
         expected = joined(window(L2ODM(seed=1))[0].gradient)
         child = os.fork()
         if child == 0:  # pragma: no cover - coverage does not follow it
+            signal.alarm(60)  # threads that the fork did not take along would be waited for without end
             os._exit(0 if error(joined(window(L2ODM(seed=1))[0].gradient), expected) < 1e-6 else 1)
         _, status = os.waitpid(child, 0)
     finally:
