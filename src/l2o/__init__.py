@@ -2,10 +2,12 @@
 
 from l2o.curves import Curves, run_curves
 from l2o.errors import L2OError
-from l2o.horizons import ConstantHorizon
+from l2o.horizons import ConstantHorizon, Curriculum
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import MetaTrained, Plan, metatrain
+from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.base import Config, Coordinatewise, LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
@@ -29,7 +31,9 @@ __all__ = [
     "Config",
     "ConstantHorizon",
     "Coordinatewise",
+    "Curriculum",
     "Curves",
+    "Imitation",
     "L2OError",
     "LearnedOptimizer",
     "MLPClassifier",
@@ -43,6 +47,7 @@ __all__ = [
     "Quadratics",
     "RMSprop",
     "RNNprop",
+    "SelfImproving",
     "Stream",
     "TaskFamily",
     "Unrolled",

@@ -1,8 +1,72 @@
-"""How long the trajectories of a meta-training are."""
+"""How long the trajectories of a meta-training are, and when they grow."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
 
 from l2o.errors import HorizonError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a meta-training.
+
+    Args:
+        steps: inner steps of its training trajectories.
+        validation_steps: inner steps of its validations.
+    """
+
+    steps: int
+    validation_steps: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands in its horizon. Made by `begin` and `after`; everything in it is JSON.
+
+    Args:
+        stage: number of the stage, counted from 0.
+        periods: validations in this stage, its baseline aside.
+        best: lowest validation of this stage, baseline included; infinite before the first.
+        improved: whether a period of this stage was the best so far.
+        baseline: the next validation is this stage's baseline, before any training in it.
+        keeps: the last validation found the best meta-parameters so far: they are to be kept.
+        restores: the last validation ended a stage: the meta-parameters that were kept are to be taken up again.
+        finished: there is nothing left to train.
+    """
+
+    stage: int = 0
+    periods: int = 0
+    best: float = math.inf
+    improved: bool = False
+    baseline: bool = False
+    keeps: bool = False
+    restores: bool = False
+    finished: bool = False
+
+
+class Horizon(Protocol):
+    """A pure state machine, fed with validation values."""
+
+    @property
+    def window(self) -> int:
+        """Inner steps between meta-updates."""
+        ...
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stages, in order."""
+        ...
+
+    def begin(self) -> Standing:
+        """Where a run stands before its first validation."""
+        ...
+
+    def after(self, standing: Standing, value: float) -> Standing:
+        """Where it stands after a validation of that value."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,16 +82,121 @@ class ConstantHorizon:
     window: int = 20
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.steps < self.window:
-            raise HorizonError(f"horizon {self.steps}, window {self.window}: need horizon >= window >= 1")
-        if self.steps % self.window:
-            nearest = self.steps - self.steps % self.window
-            raise HorizonError(
-                f"horizon {self.steps} is not a whole number of windows of {self.window}; "
-                f"take {nearest} or {nearest + self.window} steps"
-            )
+        _check(self.steps, self.window)
 
     @property
     def windows(self) -> int:
         """Meta-updates in one trajectory."""
         return self.steps // self.window
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(self.steps, self.steps),)
+
+    def begin(self) -> Standing:
+        return Standing(baseline=True)
+
+    def after(self, standing: Standing, value: float) -> Standing:
+        better = value < standing.best
+        return replace(standing, best=min(value, standing.best), baseline=False, keeps=better)
+
+
+PUBLISHED_STAGES = (100, 200, 500, 1000, 1500, 2000, 2500, 3000)
+"""Inner steps of the stages of Chen et al. 2020."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Trajectories grow stage by stage, for as long as longer ones still help (Chen et al. 2020, algorithm 1).
+
+    A stage trains in periods, each ended by a validation at the length of the stage that follows. It goes on while a
+    period is the best of the stage so far, at least for `periods` of them. Then the best meta-parameters are taken up
+    again and, if this stage has found any, the next one begins with a validation of them at its own validation length,
+    which its periods have to beat. A stage that finds nothing better ends the run.
+
+    Args:
+        steps: inner steps of each stage's training trajectories, rising.
+        validation_steps: inner steps of each stage's validations, longer than its training; by default the steps of
+            the stage that follows, and half as many again for the last one.
+        window: inner steps between meta-updates.
+        periods: validations of a stage before it may end.
+        longest_stage: validations after which a stage ends even if every one was the best so far.
+
+    Example:
+        >>> Curriculum((100, 200)).stages
+        (Stage(steps=100, validation_steps=200), Stage(steps=200, validation_steps=300))
+
+    Source: Chen et al. 2020, algorithm 1. The first stage has no baseline: its first period always counts as the best.
+    The public code fails on entering the last stage, which has no validation length there, and has no upper bound on
+    the periods of a stage.
+    """
+
+    steps: tuple[int, ...] = PUBLISHED_STAGES
+    validation_steps: tuple[int, ...] | None = None
+    window: int = 20
+    periods: int = 3
+    longest_stage: int = 30
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise HorizonError(
+                "a curriculum without stages; pass the inner steps of each, for instance (100, 200, 500)"
+            )
+        for before, after in pairwise(self.steps):
+            if after <= before:
+                raise HorizonError(f"stages {self.steps} fall from {before} to {after}; each must be longer")
+        if self.validation_steps is not None and len(self.validation_steps) != len(self.steps):
+            raise HorizonError(
+                f"{len(self.validation_steps)} validation lengths for {len(self.steps)} stages; pass one for each"
+            )
+        for steps in self.steps:
+            _check(steps, self.window)
+        for stage in self.stages:
+            if stage.validation_steps < stage.steps:
+                raise HorizonError(
+                    f"a stage of {stage.steps} steps is validated on {stage.validation_steps}; take at least as many"
+                )
+        if not 1 <= self.periods <= self.longest_stage:
+            raise HorizonError(
+                f"periods is {self.periods} and longest_stage {self.longest_stage}; need 1 <= periods <= longest_stage"
+            )
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        validation = self.validation_steps or (*self.steps[1:], self.steps[-1] + self.steps[-1] // 2)
+        return tuple(Stage(*lengths) for lengths in zip(self.steps, validation, strict=True))
+
+    def begin(self) -> Standing:
+        return Standing()
+
+    def after(self, standing: Standing, value: float) -> Standing:
+        here = replace(standing, keeps=False, restores=False)
+        if standing.baseline:
+            return replace(here, best=value, baseline=False)
+        better = value < standing.best
+        here = replace(
+            here,
+            periods=standing.periods + 1,
+            best=min(value, standing.best),
+            improved=standing.improved or better,
+            keeps=better,
+        )
+        if here.periods >= self.longest_stage or (not better and here.periods >= self.periods):
+            return self._leave(here)
+        return here
+
+    def _leave(self, here: Standing) -> Standing:
+        last = here.stage + 1 == len(self.steps)
+        if last or not here.improved:
+            return replace(here, restores=True, finished=True)
+        return Standing(stage=here.stage + 1, baseline=True, keeps=here.keeps, restores=True)
+
+
+def _check(steps: int, window: int) -> None:
+    if window < 1 or steps < window:
+        raise HorizonError(f"horizon {steps}, window {window}: need horizon >= window >= 1")
+    if steps % window:
+        nearest = steps - steps % window
+        raise HorizonError(
+            f"horizon {steps} is not a whole number of windows of {window}; take {nearest} or {nearest + window} steps"
+        )

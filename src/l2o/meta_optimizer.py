@@ -81,8 +81,9 @@ class MetaOptimizer:
         }
 
     def load(self, tree: Tree) -> None:
-        """Takes up the moments that `tree` gave."""
+        """Takes up the moments that `tree` gave, in place of those it has."""
         for moments, adam in self._adams.items():
+            adam.state.clear()
             for name, parameter in self._parameters.items():
                 found = {
                     leaf: tree[f"{moments}/{leaf}/{name}"].clone()

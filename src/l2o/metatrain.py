@@ -19,7 +19,7 @@ from l2o.agent import Backend
 from l2o.curves import run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError
 from l2o.events import Event, JsonLines, Listener
-from l2o.horizons import ConstantHorizon
+from l2o.horizons import ConstantHorizon, Curriculum, Stage, Standing
 from l2o.kernels.select import backend_name, checked
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
@@ -38,13 +38,15 @@ class Plan:
 
     Args:
         trajectories: number of trajectories ("meta-epochs" in the papers).
-        horizon: inner steps of a trajectory, and inner steps between meta-updates.
+        horizon: inner steps of a trajectory, and inner steps between meta-updates; a `Curriculum` lets them grow.
         tasks: tasks in one trajectory; the meta-gradient is their mean.
         meta_optimizer: how the meta-parameters are stepped.
-        validate_every: trajectories between validations.
+        validate_every: trajectories between validations; of a curriculum, the length of a period.
         validation_tasks: tasks of a validation, always the same ones.
         validation_last: a validation's value is the mean loss of this many last iterates; 1 is the papers' choice.
         checkpoint_every: windows between checkpoints.
+        restore_meta_optimizer: when a curriculum takes up its best meta-parameters again, take up the meta-optimizer's
+            moments of that time too. False keeps the moments, as the public code of Chen et al. 2020 does.
         patience: so many skipped windows in a row raise `DivergedError`.
         seed: the one seed of the run.
         device: where the tasks and the optimizer live, for instance "cpu" or "cuda".
@@ -53,13 +55,14 @@ class Plan:
     """
 
     trajectories: int = 100
-    horizon: ConstantHorizon = field(default_factory=ConstantHorizon)
+    horizon: ConstantHorizon | Curriculum = field(default_factory=ConstantHorizon)
     tasks: int = 1
     meta_optimizer: MetaAdam = field(default_factory=MetaAdam)
     validate_every: int = 10
     validation_tasks: int = 20
     validation_last: int = 20
     checkpoint_every: int = 25
+    restore_meta_optimizer: bool = True
     patience: int = 50
     seed: int = 0
     device: str = "cpu"
@@ -70,9 +73,10 @@ class Plan:
         for name in ("trajectories", "tasks", "validate_every", "validation_tasks", "checkpoint_every", "patience"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 1 <= self.validation_last <= self.horizon.steps:
+        shortest = min(stage.validation_steps for stage in self.horizon.stages)
+        if not 1 <= self.validation_last <= shortest:
             raise ArgumentError(
-                f"validation_last is {self.validation_last}; it must lie between 1 and the horizon {self.horizon.steps}"
+                f"validation_last is {self.validation_last}; it must lie between 1 and the steps validated, {shortest}"
             )
         if self.dtype not in ("float32", "float64"):
             raise ArgumentError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
@@ -85,11 +89,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation: after how many trajectories, its value (infinite if a task diverged), share of diverged tasks."""
+    """One validation.
+
+    Args:
+        trajectory: after how many trajectories.
+        value: mean loss at its end, infinite if a task diverged. Comparable within a stage.
+        diverged: share of diverged tasks.
+        stage: number of the stage it belongs to.
+        steps: its inner steps.
+    """
 
     trajectory: int
     value: float
     diverged: float
+    stage: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,8 @@ class _Progress:
     seconds: float = 0.0
     validations: list[Validation] = field(default_factory=list)
     best: Validation | None = None
+    standing: Standing = field(default_factory=Standing)
+    trained_steps: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -170,7 +186,8 @@ class _Progress:
     def from_json(cls, values: dict[str, Any]) -> "_Progress":
         validations = [Validation(**entry) for entry in values["validations"]]
         best = Validation(**values["best"]) if values["best"] else None
-        return cls(**{**values, "validations": validations, "best": best})
+        standing = Standing(**values["standing"])
+        return cls(**{**values, "validations": validations, "best": best, "standing": standing})
 
 
 class _Run:
@@ -189,8 +206,8 @@ class _Run:
             optimizer.backend = plan.backend
         self.family, self.method, self.plan = family, method, plan
         self.meta_optimizer = MetaOptimizer(self.optimizer, plan.meta_optimizer, method.moments)
-        self.progress = _Progress()
-        self.best_parameters = snapshot(self.optimizer)
+        self.progress = _Progress(standing=plan.horizon.begin())
+        self.best_parameters, self.best_moments = snapshot(self.optimizer), self.meta_optimizer.tree()
         self.trajectory: Trajectory | None = None
         self.identity = _identity(self.optimizer, family, method, plan)
         self.log = JsonLines(directory / "events.jsonl") if directory else None
@@ -208,9 +225,9 @@ class _Run:
         self.started = time.perf_counter() - self.progress.seconds
         progress, plan = self.progress, self.plan
         while True:
-            if progress.window == 0 and self._validation_due():
+            while progress.window == 0 and self._validation_due():
                 self._validate()
-            done = progress.trajectory == plan.trajectories
+            done = progress.standing.finished or progress.trajectory == plan.trajectories
             if done or stop.is_set():
                 break
             self._window()
@@ -219,7 +236,7 @@ class _Run:
         self._save()
         assert progress.best is not None
         self.optimizer.load_state_dict(self.best_parameters)
-        self.optimizer.horizon = plan.horizon.steps
+        self.optimizer.horizon = progress.trained_steps
         return MetaTrained(
             optimizer=self.optimizer,
             validations=progress.validations,
@@ -235,7 +252,7 @@ class _Run:
         return Card(
             method=self.method.name,
             training_tasks=self.family.name,
-            horizon=self.plan.horizon.steps,
+            horizon=self.progress.trained_steps,
             seed=self.plan.seed,
             configuration=self.identity,
             curve=[[at, value] for at, value in curve if value < float("inf")],
@@ -245,24 +262,44 @@ class _Run:
         )
 
     def _validation_due(self) -> bool:
-        at = self.progress.trajectory
-        last = self.progress.validations[-1].trajectory if self.progress.validations else -1
-        return at != last and (at % self.plan.validate_every == 0 or at == self.plan.trajectories)
+        at, standing = self.progress.trajectory, self.progress.standing
+        last = self.progress.validations[-1].trajectory if self.progress.validations else 0
+        period = at != last and (at % self.plan.validate_every == 0 or at == self.plan.trajectories)
+        return standing.baseline or (period and not standing.finished)
+
+    @property
+    def _stage(self) -> Stage:
+        return self.plan.horizon.stages[self.progress.standing.stage]
 
     def _validate(self) -> None:
-        plan, progress = self.plan, self.progress
+        plan, progress, before, stage = self.plan, self.progress, self.progress.standing, self._stage
         stream = Stream(plan.seed, ("validation",), tasks=range(plan.validation_tasks))
         curves = run_curves(
-            self.optimizer, self.family, stream, steps=plan.horizon.steps, device=plan.device, dtype=plan.torch_dtype
+            self.optimizer,
+            self.family,
+            stream,
+            steps=stage.validation_steps,
+            device=plan.device,
+            dtype=plan.torch_dtype,
         )
         value = float(curves.losses[:, -plan.validation_last :].mean())
         value = value if value == value else float("inf")
-        validation = Validation(progress.trajectory, value, float(curves.diverged.double().mean()))
+        diverged = float(curves.diverged.double().mean())
+        validation = Validation(progress.trajectory, value, diverged, before.stage, stage.validation_steps)
         progress.validations.append(validation)
-        if progress.best is None or value < progress.best.value:
+        progress.standing = standing = plan.horizon.after(before, value)
+        if standing.keeps or before.baseline or progress.best is None:
             progress.best = validation
             self.best_parameters = snapshot(self.optimizer)
-        self._tell("validation", value=value, best=progress.best.value, diverged=validation.diverged)
+            self.best_moments = trees.map_leaves(torch.clone, self.meta_optimizer.tree())
+        if standing.keeps or progress.trained_steps == 0:
+            progress.trained_steps = stage.steps
+        if standing.restores:
+            self.optimizer.load_state_dict(self.best_parameters)
+            if plan.restore_meta_optimizer:
+                self.meta_optimizer.load(self.best_moments)
+        best = progress.best.value
+        self._tell("validation", value=value, best=best, diverged=diverged, stage=before.stage, steps=validation.steps)
 
     def _window(self) -> None:
         progress, plan = self.progress, self.plan
@@ -281,7 +318,7 @@ class _Run:
         progress.window += 1
         progress.windows += 1
         everyone_dead = not bool(self.trajectory.process.survivors.any())
-        if progress.window == plan.horizon.windows or everyone_dead:
+        if progress.window * plan.horizon.window == self._stage.steps or everyone_dead:
             progress.trajectory, progress.window, self.trajectory = progress.trajectory + 1, 0, None
         self._tell_window(estimate, at, usable)
         if progress.skipped_in_a_row >= plan.patience:
@@ -296,7 +333,7 @@ class _Run:
     def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
         norm = global_norm(estimate.gradient)
         numbers = {"meta_loss": estimate.value, "meta_gradient_norm": norm, **estimate.diagnostics}
-        self._tell("window" if usable else "skipped", **{**numbers, **at})
+        self._tell("window" if usable else "skipped", **{**numbers, **at, "moments": estimate.moments})
 
     def _environment(self) -> dict[str, Any]:
         backend = backend_name(self.optimizer, self.plan.device, self.plan.torch_dtype)
@@ -306,9 +343,9 @@ class _Run:
         plan = self.plan
         stream = Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
         process = Optimizee.start(self.family, stream, device=plan.device, dtype=plan.torch_dtype)
-        return self.method.begin(self.optimizer, process, stream)
+        return self.method.begin(self.optimizer, process, stream, stage=self.progress.standing.stage)
 
-    def _tell(self, kind: str, **numbers: float) -> None:
+    def _tell(self, kind: str, **numbers: float | str) -> None:
         event: Event = {"kind": kind, "trajectory": self.progress.trajectory, "windows": self.progress.windows}
         for listener in self.listeners:
             listener({**event, **numbers})
@@ -320,6 +357,8 @@ class _Run:
         tensors = trees.join(
             meta=dict(self.optimizer.state_dict()), best=self.best_parameters, moments=self.meta_optimizer.tree()
         )
+        if len(self.plan.horizon.stages) > 1:
+            tensors |= trees.join(best_moments=self.best_moments)
         if self.trajectory is not None:
             tensors |= trees.join(process=self.trajectory.process.snapshot(), **self.trajectory.states)
         metadata = {
@@ -341,6 +380,7 @@ class _Run:
         self.optimizer.load_state_dict(trees.select(tensors, "meta"))
         self.best_parameters = trees.select(tensors, "best")
         self.meta_optimizer.load(trees.select(tensors, "moments"))
+        self.best_moments = trees.select(tensors, "best_moments")
         self.progress = _Progress.from_json(metadata["progress"])
         if metadata["states"]:
             fresh = self._begin()
@@ -367,7 +407,7 @@ def _identity(optimizer: LearnedOptimizer, family: TaskFamily, method: Method, p
         "initial": checkpoint.digest(optimizer.state_dict()),
         "family": family.name,
         "task": checkpoint.digest(drawn),
-        "method": {"name": method.name, **vars(method)},
+        "method": method.describe(),
         "plan": dataclasses.asdict(plan),
     }
     return json.loads(json.dumps(described))

@@ -12,6 +12,7 @@ from l2o.experiments import optimizers_cubed
 from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import Method
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
+from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
@@ -55,6 +56,7 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
 METHODS: dict[str, Callable[[Weights, Objective], Method]] = {
     "meta-loss": lambda weights, objective: MetaLoss(weights=weights, objective=objective),
     "unrolled": lambda weights, objective: Unrolled(weights=weights, objective=objective),
+    "self-improving": lambda weights, objective: SelfImproving(weights=weights, objective=objective),
 }
 """Methods by name, from what the meta-loss sums."""
 

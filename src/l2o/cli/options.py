@@ -59,13 +59,19 @@ class RunOptions:
 
 def optimizer(name: str) -> LearnedOptimizer:
     """A learned optimizer from a weights file or shipped weights, or a rule as `adam:0.01`."""
-    rule, _, rate = name.partition(":")
-    if rule.lower() in choices.RULES and rate:
-        try:
-            return choices.RULES[rule.lower()].rule(float(rate))
-        except ValueError as error:
-            raise ArgumentError(f"{name!r}: write a rule with its learning rate, as adam:0.01 ({error})") from error
-    return load(name, architectures=ARCHITECTURES)
+    kind, _, rate = name.partition(":")
+    return rule(name) if kind.lower() in choices.RULES and rate else load(name, architectures=ARCHITECTURES)
+
+
+def rule(name: str) -> LearnedOptimizer:
+    """A hand-designed rule with its learning rate, as `adam:0.01`."""
+    kind, _, rate = name.partition(":")
+    if kind.lower() not in choices.RULES:
+        raise ArgumentError(f"no rule is called {kind!r}; choose one of {', '.join(choices.RULES)}, as adam:0.01")
+    try:
+        return choices.RULES[kind.lower()].rule(float(rate))
+    except ValueError as error:
+        raise ArgumentError(f"{name!r}: write a rule with its learning rate, as adam:0.01 ({error})") from error
 
 
 def save_configuration(folder: Path, command: str, options: Any) -> None:

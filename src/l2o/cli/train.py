@@ -9,12 +9,15 @@ from rich.console import Console
 
 from l2o.agent import Backend
 from l2o.cli import choices
-from l2o.cli.options import INTERRUPTED, TaskOptions, save_configuration
+from l2o.cli.options import INTERRUPTED, TaskOptions, rule, save_configuration
 from l2o.events import Listener, TensorBoard
 from l2o.experiments.study import draw_meta_training
-from l2o.horizons import ConstantHorizon
+from l2o.horizons import ConstantHorizon, Curriculum
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan, metatrain
+from l2o.methods.base import Method
+from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation
+from l2o.methods.self_improving import SelfImproving
 from l2o.optimizers.weights import save
 from l2o.progress import ProgressBar
 
@@ -32,16 +35,30 @@ class Train:
     task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
     optimizer: str = "rnnprop"
     """What is trained: a name that `l2o list` shows, or module:Name of your own class."""
-    method: Literal["meta-loss", "unrolled"] = "meta-loss"
-    """How meta-gradients are got: first order through replay, or exact second order."""
+    method: Literal["meta-loss", "unrolled", "self-improving"] = "meta-loss"
+    """How meta-gradients are got: first order through replay, exact second order, or first order on trajectories of
+    which the teachers take some steps."""
     objective: Literal["loss", "log"] = "loss"
     """Whether the meta-loss sums losses or their logarithms."""
     weights: Literal["all", "last"] = "all"
     """Whether every iterate of a window counts, or only the last."""
+    teachers: tuple[str, ...] = ()
+    """Rules with learning rates, as adam:0.01 sgd:0.1 adagrad:0.01, that the learned optimizer imitates on a share of
+    the trajectories; with method self-improving, that take some of its steps."""
+    imitation: tuple[float, ...] = (0.3,)
+    """Share of trajectories that a teacher drives; several are those of the stages of a curriculum."""
+    teacher_order: Literal["uniform", "turn"] = "uniform"
+    """Whether the teacher of a trajectory is drawn, or teachers take turns."""
+    fade: int = 100
+    """Trajectories after which the teachers of method self-improving take no more steps."""
     trajectories: int = 200
     """Trajectories to train on."""
     horizon: int = 100
     """Inner steps of a trajectory."""
+    curriculum: tuple[int, ...] = ()
+    """Inner steps of the stages of a curriculum, rising, as 100 200 500; instead of --horizon."""
+    periods: int = 3
+    """Validations of a stage of the curriculum before it may end."""
     window: int = 20
     """Inner steps between meta-updates."""
     tasks: int = 1
@@ -81,7 +98,7 @@ class Train:
         """The plan that the options describe."""
         return Plan(
             trajectories=self.trajectories,
-            horizon=ConstantHorizon(self.horizon, self.window),
+            horizon=self._horizon(),
             tasks=self.tasks,
             meta_optimizer=MetaAdam(self.learning_rate, self.final_learning_rate, self.clip),
             validate_every=self.validate_every,
@@ -95,11 +112,27 @@ class Train:
             backend=self.backend,
         )
 
+    def _horizon(self) -> ConstantHorizon | Curriculum:
+        if self.curriculum:
+            return Curriculum(self.curriculum, window=self.window, periods=self.periods)
+        return ConstantHorizon(self.horizon, self.window)
+
+    def meta_method(self) -> Method:
+        """The method that the options describe."""
+        teachers = {name: rule(name) for name in self.teachers}
+        if self.method == "self-improving":
+            helpers = teachers or PUBLISHED_TEACHERS
+            return SelfImproving(helpers=helpers, fade=self.fade, weights=self.weights, objective=self.objective)
+        method = choices.METHODS[self.method](self.weights, self.objective)
+        if not teachers:
+            return method
+        return Imitation(method, teachers=teachers, ratio=self.imitation, order=self.teacher_order)
+
     def run(self) -> int:
         console = Console()
         plan, family = self.plan(), self.task.family()
         learned = choices.learned_optimizer(self.optimizer, self.seed)
-        method = choices.METHODS[self.method](self.weights, self.objective)
+        method = self.meta_method()
         if not (self.out / "options.json").exists():  # a run that is refused leaves those of the run that is there
             save_configuration(self.out, "train", self)
         listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []

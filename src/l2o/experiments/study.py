@@ -295,7 +295,7 @@ def baseline_name(name: str, metric: Metric) -> str:
 def draw_meta_training(trained: MetaTrained, plan: Plan, *, log: Path, path: Path) -> None:
     """Draws a run's trajectories, from its event log, and its validations."""
     plot_meta_training(
-        logged_meta_losses(log, plan, trained.card.configuration["method"]["objective"]),
+        logged_meta_losses(log, plan, _objective(trained.card.configuration["method"])),
         [(v.trajectory, v.value) for v in trained.validations],
         path=path,
         title=f"Meta-training {trained.optimizer.name} on {trained.card.training_tasks}",
@@ -304,18 +304,22 @@ def draw_meta_training(trained: MetaTrained, plan: Plan, *, log: Path, path: Pat
 
 
 def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[float]:
-    """The mean inner loss of each trajectory, from an event log; not a number where it diverged.
+    """The mean inner loss of each trajectory, from an event log; not a number where it diverged or was imitated.
 
     For the objective "log" it is the geometric mean, so that both can be drawn beside losses.
     """
-    sums = [0.0] * plan.trajectories
+    sums, points = [0.0] * plan.trajectories, [0] * plan.trajectories
     for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
-        if event["kind"] in ("window", "skipped"):
+        if event["kind"] in ("window", "skipped") and event["moments"] == "meta-loss":
             value = event["meta_loss"]
             sums[int(event["trajectory"])] += float("nan") if value is None else value
-    points = plan.horizon.windows * (plan.horizon.window + 1)
-    means = [total / points for total in sums]
+            points[int(event["trajectory"])] += plan.horizon.window + 1
+    means = [total / count if count else float("nan") for total, count in zip(sums, points, strict=True)]
     return means if objective == "loss" else [math.exp(mean) for mean in means]
+
+
+def _objective(method: Mapping[str, Any]) -> Objective:
+    return method["objective"] if "objective" in method else _objective(method["method"])
 
 
 def as_configuration(settings: Any) -> dict[str, Any]:

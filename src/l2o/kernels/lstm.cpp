@@ -41,7 +41,7 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, UNITS = 4, ROWS = 20, BLOCK = 5;  // sized for 32 registers
+constexpr int LANES = 16, UNITS = 4, ROWS = 20, BLOCK = 4;  // sized for 32 registers
 #else
 constexpr int LANES = 8, UNITS = 2, ROWS = 10, BLOCK = 2;  // for 16
 #endif
@@ -78,9 +78,14 @@ INLINE V all(float x) { return x - V{}; }
 INLINE VI bits(V x) { return (VI)x; }
 INLINE V select(VI mask, V yes, V no) { return mask ? yes : no; }
 #if defined(__AVX512F__)
+INLINE V shuffle(V x, V y, VI lanes) { return _mm512_permutex2var_ps(x, (__m512i)lanes, y); }
 INLINE V at_least(V x, float low) { return _mm512_max_ps(all(low), x); }  // of a NaN and a number, the instruction
 INLINE V at_most(V x, float high) { return _mm512_min_ps(all(high), x); }  // gives its second operand: NaN stays
 #else
+INLINE V shuffle(V x, V y, VI lanes) {  // AVX2 picks from one vector at a time
+  const V from_x = _mm256_permutevar8x32_ps(x, (__m256i)lanes), from_y = _mm256_permutevar8x32_ps(y, (__m256i)lanes);
+  return lanes < LANES ? from_x : from_y;
+}
 INLINE V at_least(V x, float low) { return _mm256_max_ps(all(low), x); }
 INLINE V at_most(V x, float high) { return _mm256_min_ps(all(high), x); }
 #endif
@@ -99,6 +104,24 @@ INLINE float sum(V x) {
   for (int width = LANES / 2; width; width /= 2)
     for (int lane = 0; lane < width; lane++) part[lane] += part[lane + width];
   return part[0];
+}
+
+// Sums over the lanes of LANES vectors at once, three instructions a sum: lane l of the result is the sum of x[l].
+// A vector holds the partial sums of several x in segments of WIDTH lanes; two vectors fold into one of half the width.
+template <int WIDTH>
+INLINE V fold(V x, V y) {
+  VI low;
+  for (int lane = 0; lane < LANES; lane++) {
+    const int segment = lane / (WIDTH / 2), place = lane % (WIDTH / 2);
+    low[lane] = segment / 2 * WIDTH + place + (segment % 2 ? LANES : 0);
+  }
+  return shuffle(x, y, low) + shuffle(x, y, low + WIDTH / 2);
+}
+template <int WIDTH = LANES>
+INLINE V sums(V* x) {
+  for (int i = 0; i < WIDTH / 2; i++) x[i] = fold<WIDTH>(x[i], x[i + WIDTH / 2]);
+  if constexpr (WIDTH > 2) return sums<WIDTH / 2>(x);
+  return x[0];
 }
 
 // ---- elementary functions, each within about two units in the last place ------------------------------------------
@@ -235,34 +258,40 @@ struct Cell {
   }
 };
 
-// weight_gradient [COLUMNS of x, ...] += sum over steps and lanes of x[k] dz[j], for the columns first .. first + WIDTH.
-template <int J, int K>
-INLINE void add_product(const V* z, int z_stride, const V* x, int x_stride, int64_t steps, float* to, int to_stride) {
-  V a[J][K] = {};
+// weight_gradient [K, J] += sum over steps and lanes of x[k] z[j]: for K rows of x and as many rows of z as fill LANES sums.
+template <int K>
+INLINE void add_product(const V* z, int z_stride, const V* x, int x_stride, int64_t steps, float* to) {
+  constexpr int J = LANES / K;
+  V a[K * J] = {};
   for (int64_t t = 0; t < steps; t++, z += z_stride, x += x_stride) {
-#pragma GCC unroll 8
-    for (int j = 0; j < J; j++)
-#pragma GCC unroll 8
-      for (int k = 0; k < K; k++) a[j][k] += z[j] * x[k];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; k++)
+#pragma GCC unroll 16
+      for (int j = 0; j < J; j++) a[k * J + j] += x[k] * z[j];
   }
-#pragma GCC unroll 8
+  float total[LANES];
+  const V summed = sums(a);
+  std::memcpy(total, &summed, sizeof total);
+#pragma GCC unroll 4
   for (int k = 0; k < K; k++)
-#pragma GCC unroll 8
-    for (int j = 0; j < J; j++) to[k * to_stride + j] += sum(a[j][k]);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j++) to[k * z_stride + j] += total[k * J + j];
 }
-template <int J, int K>
+template <int J, int K>  // J rows of z, K rows of x
 INLINE void add_products(const V* z, const V* x, int64_t steps, float* weight, float* bias) {
-  static_assert(J % 5 == 0, "the gates come in blocks of five");
-  constexpr int WHOLE = K / BLOCK * BLOCK;
+  constexpr int WHOLE = K / BLOCK * BLOCK, REST = K - WHOLE;
+  static_assert(REST <= 2 && J % LANES == 0, "what is left over is one or two features");
   for (int k = 0; k < WHOLE; k += BLOCK)
-    for (int j = 0; j < J; j += 5) add_product<5, BLOCK>(z + j, J, x + k, K, steps, weight + k * J + j, J);
-  if constexpr (K > WHOLE)
-    for (int j = 0; j < J; j += 5)
-      add_product<5, K - WHOLE>(z + j, J, x + WHOLE, K, steps, weight + WHOLE * J + j, J);
-  for (int j = 0; j < J; j++) {
-    V a{};
-    for (int64_t t = 0; t < steps; t++) a += z[t * J + j];
-    bias[j] += sum(a);
+    for (int j = 0; j < J; j += LANES / BLOCK) add_product<BLOCK>(z + j, J, x + k, K, steps, weight + k * J + j);
+  if constexpr (REST > 0)
+    for (int j = 0; j < J; j += LANES / REST) add_product<REST>(z + j, J, x + WHOLE, K, steps, weight + WHOLE * J + j);
+  for (int j = 0; j < J; j += LANES) {
+    V a[LANES] = {};
+    for (int64_t t = 0; t < steps; t++)
+#pragma GCC unroll 16
+      for (int i = 0; i < LANES; i++) a[i] += z[t * J + j + i];
+    const V summed = load(bias + j) + sums(a);
+    store(bias + j, summed, LANES);
   }
 }
 

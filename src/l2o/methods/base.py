@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
@@ -44,8 +45,13 @@ class Method(ABC):
     moments: tuple[str, ...]
     """Names of the meta-optimizer states it needs: losses of different size must not share one Adam."""
 
-    def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream) -> Trajectory:
-        """A trajectory at its start."""
+    def describe(self) -> dict[str, Any]:
+        """Its name and settings, in JSON: what a checkpoint and a card are bound to."""
+        return {"name": self.name, **vars(self)}
+
+    def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
+        """A trajectory at its start, in a stage of the horizon."""
+        del stage
         return Trajectory(process, {"agent": optimizer.init_state(process.params, rng.child("agent"))})
 
     @abstractmethod

@@ -48,15 +48,19 @@ class MetaLoss(Method):
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
         record = rollout(trajectory.process, AgentDrives(optimizer), trajectory.states, steps, record=optimizer.reads)
+        slopes, value = self.differentiate(record)
+        gradient = replay_gradient(optimizer, record, Linear(slopes))
+        estimate = Estimate(gradient, value, "meta-loss", diagnose(record))
+        return estimate, Trajectory(record.process, record.exit)
+
+    def differentiate(self, record: Record) -> tuple[Tensor, float]:
+        """The slope of the meta-loss by every update of a window `[steps, tasks, coordinates]`, and its value."""
         losses = torch.stack([hidden["loss"] for hidden in record.privileged], dim=1)  # [tasks, steps + 1]
-        weights = iterate_weights(self.weights, steps)
+        weights = iterate_weights(self.weights, record.steps)
         slopes = later_gradients(
             record.privileged, [w * objective_slope(f, self.objective) for w, f in zip(weights, losses.T, strict=True)]
         )
-        gradient = replay_gradient(optimizer, record, Linear(slopes))
-        value = mean_value(objective_value(losses, self.objective), record.alive, weights)
-        estimate = Estimate(gradient, value, "meta-loss", diagnose(record))
-        return estimate, Trajectory(record.process, record.exit)
+        return slopes, mean_value(objective_value(losses, self.objective), record.alive, weights)
 
 
 def checked(weights: Weights, objective: Objective) -> tuple[Weights, Objective]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.agent import Action, Agent, Backend, Piece
+from l2o.kernels.layout import empty_leaves
 from l2o.kernels.select import kernel_for_step
 from l2o.rng import Stream
 from l2o.trees import Tree
@@ -116,5 +117,7 @@ def bias_correction(beta: float, step: Tensor) -> Tensor:
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:
-    """Zeros of a shape on the device and with the dtype of `like`."""
+    """Zeros of a shape on the device and with the dtype of `like`; `[tasks, coordinates, hidden]` lies packed."""
+    if len(shape) == 3:
+        return empty_leaves(like, 1, *shape)[0].zero_()
     return torch.zeros(shape, device=like.device, dtype=like.dtype)
