@@ -47,6 +47,7 @@ class Fault:
 
 
 REPLAY = ("tests/test_replay.py",)
+CURRICULUM = ("tests/test_horizons.py", "tests/methods/test_imitation.py")
 KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "tests/kernels/test_select.py")
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
@@ -443,8 +444,8 @@ FAULTS = [
     Fault(
         "last meta-parameters come back, not the best",
         "metatrain.py",
-        "        self.optimizer.load_state_dict(self.best_parameters)\n",
-        "",
+        "        self.optimizer.load_state_dict(self.best_parameters)\n        self.optimizer.horizon",
+        "        self.optimizer.horizon",
         metatrain("the_best_validation_is_what_comes_back"),
     ),
     Fault(
@@ -552,6 +553,84 @@ FAULTS = [
         "evaluations=steps + 1,",
         "evaluations=steps,",
         CURVES,
+    ),
+    # Curriculum, imitation, self-improving.
+    Fault(
+        "curriculum does not go back to the best",
+        "metatrain.py",
+        "            self.optimizer.load_state_dict(self.best_parameters)\n            if plan",
+        "            if plan",
+        CURRICULUM,
+    ),
+    Fault(
+        "curriculum forgets the moments of its best",
+        "metatrain.py",
+        "self.meta_optimizer.load(self.best_moments)",
+        "pass",
+        CURRICULUM,
+    ),
+    Fault(
+        "best moments are those of the end",
+        "metatrain.py",
+        "self.best_moments = trees.map_leaves(torch.clone, self.meta_optimizer.tree())",
+        "self.best_moments = self.meta_optimizer.tree()",
+        CURRICULUM,
+    ),
+    Fault(
+        "curriculum leaves a stage at once",
+        "horizons.py",
+        "not better and here.periods >= self.periods",
+        "not better",
+        CURRICULUM,
+    ),
+    Fault(
+        "baseline of a stage counts as a period",
+        "horizons.py",
+        "return replace(here, best=value, baseline=False)",
+        "return replace(here, best=value, baseline=False, periods=1)",
+        CURRICULUM,
+    ),
+    Fault(
+        "student's state is not carried along the teacher's path",
+        "methods/imitation.py",
+        '{**states, "agent": agent, "teacher": teacher, "distance": total}',
+        '{**states, "teacher": teacher, "distance": total}',
+        CURRICULUM,
+    ),
+    Fault(
+        "the student drives instead of its teacher",
+        "methods/imitation.py",
+        '        return action, {**states, "agent"',
+        '        return own, {**states, "agent"',
+        CURRICULUM,
+    ),
+    Fault(
+        "imitation at all stages alike",
+        "methods/imitation.py",
+        "self.ratios[min(stage, len(self.ratios) - 1)]",
+        "self.ratios[0]",
+        CURRICULUM,
+    ),
+    Fault(
+        "helpers' steps are differentiated too",
+        "methods/self_improving.py",
+        "Linear(slopes * own)",
+        "Linear(slopes)",
+        CURRICULUM,
+    ),
+    Fault(
+        "helpers never fade",
+        "methods/self_improving.py",
+        "max(0.0, 1 - rng.trajectory / self.fade)",
+        "1.0",
+        CURRICULUM,
+    ),
+    Fault(
+        "a waiting optimizer's state stands still",
+        "methods/self_improving.py",
+        'moved: States = {"agent": agent,',
+        'moved: States = {"agent": trees.where_tasks(turn == 0, agent, states["agent"]),',
+        CURRICULUM,
     ),
     # The kernels.
     Fault(
