@@ -14,6 +14,7 @@ from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.weights import ARCHITECTURES, Card, load, load_card, save, shipped
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
@@ -28,9 +29,11 @@ __all__ = [
     "Card",
     "Config",
     "ConstantHorizon",
+    "ConvClassifier",
     "Coordinatewise",
     "Curves",
     "L2OError",
+    "LeNet",
     "LearnedOptimizer",
     "MLPClassifier",
     "MetaAdam",
@@ -38,6 +41,7 @@ __all__ = [
     "MetaTrained",
     "ModuleTask",
     "Momentum",
+    "NASCell",
     "Nesterov",
     "Plan",
     "Quadratics",
