@@ -28,6 +28,16 @@ def test_select_inverts_join():
     assert trees.select(tree, "gra") == {}
 
 
+def test_split_tasks_gives_each_task_its_own_tree():
+    tree = {"x": torch.arange(6).reshape(3, 2), "t": torch.arange(3)}
+    split = trees.split_tasks(tree)
+    assert [{name: leaf.tolist() for name, leaf in part.items()} for part in split] == [
+        {"x": [0, 1], "t": 0},
+        {"x": [2, 3], "t": 1},
+        {"x": [4, 5], "t": 2},
+    ]
+
+
 def test_where_tasks_takes_whole_tasks():
     new, old = {"x": torch.ones(3, 2), "t": torch.ones(3)}, {"x": torch.zeros(3, 2), "t": torch.zeros(3)}
     mixed = trees.where_tasks(torch.tensor([True, False, True]), new, old)

@@ -16,6 +16,7 @@ from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.weights import ARCHITECTURES, Card, load, load_card, save, shipped
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
@@ -30,11 +31,13 @@ __all__ = [
     "Card",
     "Config",
     "ConstantHorizon",
+    "ConvClassifier",
     "Coordinatewise",
     "Curriculum",
     "Curves",
     "Imitation",
     "L2OError",
+    "LeNet",
     "LearnedOptimizer",
     "MLPClassifier",
     "MetaAdam",
@@ -42,6 +45,7 @@ __all__ = [
     "MetaTrained",
     "ModuleTask",
     "Momentum",
+    "NASCell",
     "Nesterov",
     "Plan",
     "Quadratics",

@@ -40,6 +40,12 @@ def unflatten(coordinates: Tensor, like: Mapping[str, Tensor]) -> Tree:
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
 
 
+def split_tasks(tree: Mapping[str, Tensor]) -> list[Tree]:
+    """One tree for each task: leaves `[tasks, ...]` to leaves without the tasks axis."""
+    parts = zip(*(leaf.unbind() for leaf in tree.values()), strict=True)
+    return [dict(zip(tree, part, strict=True)) for part in parts]
+
+
 def where_tasks(alive: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tree:
     """Takes the leaf of `new` for each task that is alive, and of `old` for the others. `alive` is `[tasks]`."""
     if bool(alive.all()):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from l2o.rng import Stream
+from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
@@ -13,8 +14,8 @@ from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
 
 
-def noise_images(examples: int = 30) -> Dataset:
-    pixels = Stream(0).child("pixels").integers(256, (examples, 3, 3))[0].to(torch.uint8)
+def noise_images(examples: int = 30, shape: tuple[int, ...] = (3, 3)) -> Dataset:
+    pixels = Stream(0).child("pixels").integers(256, (examples, *shape))[0].to(torch.uint8)
     return Dataset("noise", pixels, torch.arange(examples) % 4, classes=4, complete=True, note="noise")
 
 
@@ -32,6 +33,8 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
+# Convolutional networks start at numbers of size 0.5: beside 0.01, a step of finite differences is large enough to
+# change which of four pixels is the largest, and there the gradient jumps.
 FAMILIES = {
     "quadratics": lambda: Quadratics(4),
     "quadratics published": Quadratics.published,
@@ -50,6 +53,16 @@ FAMILIES = {
     "mlp sigmoid": lambda: MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16),
     "mlp relu": lambda: MLPClassifier(noise_images(), hidden=(5, 4), activation="relu", batch=16, start_scale=0.5),
     "mlp tanh": lambda: MLPClassifier(noise_images(), hidden=(), activation="tanh", batch=16),
+    "conv": lambda: ConvClassifier(
+        noise_images(shape=(14, 14)), test=noise_images(8, shape=(14, 14)), batch=6, start_scale=0.5
+    ),
+    "conv stride 2": lambda: ConvClassifier(
+        noise_images(shape=(2, 29, 29)), stride=2, logits_relu=False, batch=4, start_scale=0.5
+    ),
+    "lenet": lambda: LeNet(
+        noise_images(shape=(16, 16)), test=noise_images(8, shape=(16, 16)), batch=6, start_scale=0.5
+    ),
+    "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),

@@ -22,6 +22,7 @@ def noise(examples: int, *, name: str = "noise", note: str = "") -> Dataset:
 
 
 TRAIN = noise(300)
+SMALL = Dataset("small", torch.zeros(1, 2, 2, dtype=torch.uint8), torch.zeros(1).long(), 10, True, "one small image")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,13 @@ def test_data_notes_are_those_of_the_images_read() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"activation": "gelu"}, "activation is 'gelu'"), ({"batch": 0}, "batch is 0"), ({"hidden": (3, 0)}, "hidden")],
+    [
+        ({"activation": "gelu"}, "activation is 'gelu'"),
+        ({"batch": 0}, "batch is 0"),
+        ({"hidden": (3, 0)}, "hidden"),
+        ({"start_scale": -1.0}, "start_scale is -1"),
+        ({"test": SMALL}, "two splits of one data set"),
+    ],
 )
 def test_meaningless_arguments_are_refused(arguments, message) -> None:
     with pytest.raises(ArgumentError, match=message):

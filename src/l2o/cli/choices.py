@@ -19,6 +19,7 @@ from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import load_dataset
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
@@ -33,6 +34,10 @@ TASKS: dict[str, Callable[[str], TaskFamily]] = {
     "mlp-relu": lambda data: MLPClassifier.relu(load_dataset(data, "train"), test=load_dataset(data, "test")),
     "mlp-deeper": lambda data: MLPClassifier.deeper(load_dataset(data, "train"), test=load_dataset(data, "test")),
     "mlp-40": lambda data: MLPClassifier.wide(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "conv-mnist": lambda data: ConvClassifier.mnist(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "conv-cifar": lambda data: ConvClassifier.cifar(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "lenet": lambda data: LeNet(load_dataset(data, "train"), test=load_dataset(data, "test")),
+    "nas-cifar": lambda data: NASCell(load_dataset(data, "train"), test=load_dataset(data, "test")),
     "ackley": lambda data: BenchmarkFunction.ackley(),
     "beale": lambda data: BenchmarkFunction.beale(),
     "booth": lambda data: BenchmarkFunction.booth(),

@@ -1,6 +1,5 @@
 """Any `torch.nn.Module` on any data, as a task family."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +12,8 @@ from l2o.errors import ArgumentError, UnsupportedError
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import Dataset
+from l2o.tasks.parts import mean_over_parts
 from l2o.trees import Tree
-
-_AT_ONCE = 5_000
 
 Examples = tuple[Tensor, Tensor] | Dataset
 """Inputs `[examples, ...]` and targets `[examples, ...]`, or a labelled image set. uint8 inputs are read as x / 255."""
@@ -97,14 +95,13 @@ class ModuleTask(TaskFamily):
     def metrics(self, params: Tree, instance: Tree) -> Tree:
         if self._test is None:
             return {}
-        leaf = next(iter(params.values()))
+        leaf, examples = next(iter(params.values())), self._test
         measure = torch.func.vmap(self._accuracy if self._labelled else self._test_loss, in_dims=(0, None))
-        total = torch.zeros(leaf.shape[0], device=leaf.device)
-        examples = torch.arange(len(self._test[0]))
-        # Equal parts without a small remainder: normalisation over a batch refuses a single example.
-        for part in examples.tensor_split(math.ceil(len(examples) / _AT_ONCE)):
-            total += len(part) * measure(params, trees.to(_take(self._test, part), leaf.device, leaf.dtype))
-        return {"test_accuracy" if self._labelled else "test_loss": total / len(examples)}
+
+        def total(part: Tensor) -> Tensor:
+            return len(part) * measure(params, trees.to(_take(examples, part), leaf.device, leaf.dtype))
+
+        return {"test_accuracy" if self._labelled else "test_loss": mean_over_parts(total, len(examples[0]))}
 
     def data_notes(self) -> list[str]:
         return list(self._notes)
