@@ -98,6 +98,11 @@ class Agent(nn.Module, ABC):
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
         """One step: the action and the next state."""
 
+    def act(self, observation: Tree, state: Tree, *, owned: bool = False) -> tuple[Action, Tree]:
+        """One step, as `forward` does it; a state that is `owned` by the caller may be overwritten by the next one."""
+        del owned
+        return self(observation, state)
+
     def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
         """Splits a window into parts of about `size` coordinates that can be replayed one after the other.
 

@@ -17,9 +17,12 @@ States = dict[str, Tree]
 
 
 class Driver(Protocol):
-    """Who drives: from an observation and the named states to an action and the next states."""
+    """Who drives: from an observation and the named states to an action and the next states.
 
-    def __call__(self, observation: Tree, states: States) -> tuple[Action, States]: ...
+    States that are `owned` may be overwritten by the next ones.
+    """
+
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]: ...
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class AgentDrives:
 
     agent: Agent
 
-    def __call__(self, observation: Tree, states: States) -> tuple[Action, States]:
-        action, state = self.agent(observation, states["agent"])
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
+        action, state = self.agent.act(observation, states["agent"], owned=owned)
         return action, {**states, "agent": state}
 
 
@@ -81,7 +84,8 @@ def rollout(process: Process, driver: Driver, states: States, steps: int, *, rec
         privileged.append(hidden)
         alive.append(process.alive)
         if step < steps:
-            action, moved = driver(seen, states)
+            # From the second step on nobody else has the states; but a dead task's are to stay as they are.
+            action, moved = driver(seen, states, owned=step > 0 and bool(process.alive.all()))
             states = {name: trees.where_tasks(process.alive, state, states[name]) for name, state in moved.items()}
             process = process.apply(action)
             actions.append(action)

@@ -26,7 +26,8 @@ class Compiled:
         self._reference = Reference()
         self._updates: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
-    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree, *, owned: bool = False) -> tuple[Tensor, Tree]:
+        del owned
         if rule not in self._updates:
             self._updates[rule] = torch.compile(type(rule).update, dynamic=False)
         return self._updates[rule](rule, grad, state)

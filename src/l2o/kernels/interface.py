@@ -33,8 +33,11 @@ class Kernel(Protocol):
         """What records and `l2o doctor` call it."""
         ...
 
-    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-        """One step: gradient `[tasks, coordinates]` to the update of the same shape, and the next state, a new one."""
+    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree, *, owned: bool = False) -> tuple[Tensor, Tree]:
+        """One step: gradient `[tasks, coordinates]` to the update of the same shape, and the next state.
+
+        The next state is a new one, unless the caller owns `state`: then it may be written over it.
+        """
         ...
 
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:

@@ -74,9 +74,12 @@ class Native:
         self._step, self._window = library.l2o_step, library.l2o_window
         self._reference = Reference()
 
-    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree, *, owned: bool = False) -> tuple[Tensor, Tree]:
         cell = _cell(rule)
         tasks, coordinates = grad.shape
+        same = {leaf: state[leaf] for leaf in cell.leaves}
+        if owned and all(map(is_packed, same.values())):
+            return self._run_step(rule, cell, grad, state, same), same | _counted(state)
         after: Tree = dict(zip(_LEAVES, empty_leaves(grad, 4, tasks, coordinates, cell.hidden), strict=False))
         if cell.features == "moments":
             after |= {leaf: torch.empty(tasks, coordinates) for leaf in _LEAVES[4:]}

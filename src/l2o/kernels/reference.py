@@ -47,7 +47,8 @@ class Reference:
 
     name = "reference"
 
-    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    def step(self, rule: CoordinateRule, grad: Tensor, state: Tree, *, owned: bool = False) -> tuple[Tensor, Tree]:
+        del owned
         return rule.update(grad, state)
 
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:

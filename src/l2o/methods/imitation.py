@@ -114,9 +114,9 @@ class TeacherDrives:
     teacher: LearnedOptimizer
     student: LearnedOptimizer
 
-    def __call__(self, observation: Tree, states: States) -> tuple[Action, States]:
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
         action, teacher = self.teacher(observation, states["teacher"])
-        own, agent = self.student(observation, states["agent"])
+        own, agent = self.student.act(observation, states["agent"], owned=owned)
         distance = (trees.flatten(action) - trees.flatten(own)).square().mean(1) / 2  # [tasks]
         total = {"sum": states["distance"]["sum"] + distance}
         return action, {**states, "agent": agent, "teacher": teacher, "distance": total}

@@ -117,10 +117,10 @@ class MixtureDrives:
     turns: Tensor
     first: int
 
-    def __call__(self, observation: Tree, states: States) -> tuple[Action, States]:
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
         clock = states["clock"]["step"]  # [tasks]; that of a dead task stands still, and does not matter
         turn = self.turns[int(clock.max()) - self.first]
-        action, agent = self.agent(observation, states["agent"])
+        action, agent = self.agent.act(observation, states["agent"], owned=owned)
         moved: States = {"agent": agent, "clock": {"step": clock + 1}}
         for number, (name, helper) in enumerate(self.helpers.items(), 1):
             update, moved[f"helper {name}"] = helper(observation, states[f"helper {name}"])

@@ -92,9 +92,12 @@ class Coordinatewise(LearnedOptimizer, ABC):
         return self.init_coordinates(leaves[0].shape[0], coordinates, leaves[0])
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        return self.act(observation, state)
+
+    def act(self, observation: Tree, state: Tree, *, owned: bool = False) -> tuple[Action, Tree]:
         grads = trees.select(observation, "grad")
         flat = trees.flatten(grads)
-        update, state = kernel_for_step(self, flat).step(self, flat, state)
+        update, state = kernel_for_step(self, flat).step(self, flat, state, owned=owned)
         return trees.unflatten(update, grads), state
 
     def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
