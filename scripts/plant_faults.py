@@ -52,6 +52,7 @@ KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "te
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
+HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
 CURVES = ("tests/evaluation/test_compare.py",)
 STEPPING = ("tests/contract/test_torch_optimizer.py",)
@@ -325,6 +326,48 @@ FAULTS = [
         "-torch.expm1(step * (",
         "-torch.expm1((step + 1) * (",
         LEARNED,
+    ),
+    Fault(
+        "gates keep the candidate in place of the old state",
+        "optimizers/hierarchical.py",
+        "return u * h + (1 - u) * c",
+        "return (1 - u) * h + u * c",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "the problem's level sees the last tensor alone",
+        "optimizers/hierarchical.py",
+        "self.cell2(h1.mean(-1, keepdim=True), h2)",
+        "self.cell2(h1[..., -1:], h2)",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "mean learning rate taken over all tasks",
+        "optimizers/hierarchical.py",
+        'now["log_rate"].mean(-1, keepdim=True)',
+        'now["log_rate"].mean()',
+        HIERARCHICAL,
+    ),
+    Fault(
+        "a clipped learning rate stops gradients",
+        "optimizers/hierarchical.py",
+        "(wanted.clamp(-self.limit, self.limit) - wanted).detach()",
+        "(wanted.clamp(-self.limit, self.limit) - wanted)",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "every time scale decays alike",
+        "optimizers/hierarchical.py",
+        "decays.append(decays[-1].sqrt())",
+        "decays.append(decays[-1])",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "one learning rate at the start for a whole tensor",
+        "optimizers/hierarchical.py",
+        'draw.child("coordinates").uniform((coordinates,), **ends)',
+        'draw.child("coordinates").uniform((1,), **ends).expand(tasks, coordinates)',
+        HIERARCHICAL,
     ),
     # Random streams.
     Fault(
@@ -764,22 +807,22 @@ FAULTS = [
     Fault(
         "weight decay coupled to the gradient",
         "optimizers/torch_optim.py",
-        '{"grad/p": sign * grad.to(dtype)[None]}',
-        '{"grad/p": (sign * grad + group["weight_decay"] * p).to(dtype)[None]}',
+        "= sign * move.grad.to(dtype)[None]",
+        '= (sign * move.grad + move.group["weight_decay"] * move.p).to(dtype)[None]',
         STEPPING,
     ),
     Fault(
         "weight decay not scaled by lr",
         "optimizers/torch_optim.py",
-        'p.mul_(1 - group["lr"] * group["weight_decay"])',
-        'p.mul_(1 - group["weight_decay"])',
+        "p.mul_(1 - lr * weight_decay)",
+        "p.mul_(1 - weight_decay)",
         STEPPING,
     ),
     Fault(
         "learning rate of a group ignored",
         "optimizers/torch_optim.py",
-        'p.add_(group["lr"] * update.reshape(p.shape))',
-        'p.add_(self.defaults["lr"] * update.reshape(p.shape))',
+        "p.add_(lr * delta",
+        'p.add_(self.defaults["lr"] * delta',
         STEPPING,
     ),
     Fault(
@@ -792,19 +835,19 @@ FAULTS = [
     Fault(
         "a missing gradient taken for zero",
         "optimizers/torch_optim.py",
-        "                if p.grad is None or not p.requires_grad:\n",
-        "                if p.grad is None:\n"
-        "                    p.grad = torch.zeros_like(p)\n"
-        "                if not p.requires_grad:\n",
+        "            if p.grad is None or not p.requires_grad:\n",
+        "            if p.grad is None:\n"
+        "                p.grad = torch.zeros_like(p)\n"
+        "            if not p.requires_grad:\n",
         STEPPING,
     ),
     Fault(
         "a step without a gradient is counted",
         "optimizers/torch_optim.py",
-        "                if p.grad is None or not p.requires_grad:\n",
-        "                if p.grad is None or not p.requires_grad:\n"
-        "                    if p in self.state:\n"
-        "                        self.state[p][STEPS] += 1\n",
+        "            if p.grad is None or not p.requires_grad:\n",
+        "            if p.grad is None or not p.requires_grad:\n"
+        "                if p in self.state:\n"
+        "                    self.state[p][STEPS] += 1\n",
         STEPPING,
     ),
     Fault(
@@ -824,8 +867,8 @@ FAULTS = [
     Fault(
         "maximize shows the gradient as it is",
         "optimizers/torch_optim.py",
-        '{"grad/p": sign * grad.to(dtype)[None]}',
-        '{"grad/p": grad.to(dtype)[None]}',
+        "= sign * move.grad.to(dtype)[None]",
+        "= move.grad.to(dtype)[None]",
         REFUSALS,
     ),
     Fault(
@@ -836,10 +879,16 @@ FAULTS = [
         REFUSALS,
     ),
     Fault(
-        "some parameters moved before a gradient is refused",
+        "some parameters stepped before a gradient is refused",
         "optimizers/torch_optim.py",
-        "        _check_finite(moves)\n        self._warn_past_horizon(moves)\n        for move in moves:\n",
-        "        self._warn_past_horizon(moves)\n        for move in moves:\n            _check_finite([move])\n",
+        "        _check_finite(moves)\n"
+        "        self._warn_past_horizon(moves)\n"
+        "        problems: dict[Hashable, list[_Move]] = {}\n"
+        "        for move in moves:\n",
+        "        self._warn_past_horizon(moves)\n"
+        "        problems: dict[Hashable, list[_Move]] = {}\n"
+        "        for move in moves:\n"
+        "            _check_finite([move])\n",
         PRECISION,
     ),
     Fault(
@@ -869,6 +918,34 @@ FAULTS = [
         '"rule": self.rule, "_warned": self._warned}',
         '"rule": self.rule, "_warned": False}',
         REFUSALS,
+    ),
+    Fault(
+        "a coupling rule sees each parameter alone",
+        "optimizers/torch_optim.py",
+        "if self.rule.couples_tensors else place",
+        "if self.rule is None else place",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "what a task shares is left behind where there is no gradient",
+        "optimizers/torch_optim.py",
+        "value.copy_(state[leaf])",
+        "value.copy_(value)",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "a late parameter brings its own copy of what a task shares",
+        "optimizers/torch_optim.py",
+        "_shared(others[0] if others else {})",
+        "_shared({})",
+        HIERARCHICAL,
+    ),
+    Fault(
+        "equal random numbers for every parameter",
+        "optimizers/torch_optim.py",
+        "tasks=(place,)",
+        "tasks=(0,)",
+        HIERARCHICAL,
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from l2o import RNNprop
+from l2o import L2OScale, RNNprop
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 
@@ -12,6 +12,7 @@ LEARNED = {
     "L2O-DM quadratics": lambda seed=0: L2ODM.for_quadratics(seed=seed),
     "RNNprop chen": lambda seed=0: RNNprop.chen(seed=seed),
     "RNNprop lv": lambda seed=0: RNNprop.lv(seed=seed),
+    "L2O-Scale": lambda seed=0: L2OScale(seed=seed),
 }
 
 every_learned = pytest.mark.parametrize("make", LEARNED.values(), ids=LEARNED.keys())

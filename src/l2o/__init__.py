@@ -12,6 +12,7 @@ from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.base import Config, Coordinatewise, LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.weights import ARCHITECTURES, Card, load, load_card, save, shipped
 from l2o.rng import Stream
@@ -37,6 +38,7 @@ __all__ = [
     "Curves",
     "Imitation",
     "L2OError",
+    "L2OScale",
     "LeNet",
     "LearnedOptimizer",
     "MLPClassifier",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adam, Momentum
+from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.rng import Stream
 from l2o.trees import Tree
@@ -20,10 +21,14 @@ RULES: dict[str, Callable[[], LearnedOptimizer]] = {
     "L2ODM.for_quadratics": L2ODM.for_quadratics,
     "RNNprop.chen": RNNprop.chen,
     "RNNprop.lv": RNNprop.lv,
+    "L2OScale": lambda: L2OScale(lowest_rate=1e-3, highest_rate=1.0),  # steps that no tolerance hides
     "Adam": lambda: Adam(1e-2),
     "Momentum": lambda: Momentum(1e-2),
 }
 """One line adds an optimizer."""
+
+SEPARATE = {name: make for name, make in RULES.items() if not make().couples_tensors}
+"""Those that see each parameter by itself."""
 
 STEPS_TAKEN = 6
 """Long enough for every recurrent state to matter, short enough to run in milliseconds."""
@@ -53,7 +58,7 @@ def follow(optimizer: torch.optim.Optimizer, p: Tensor, grads: Iterable[Tensor])
 @torch.no_grad()
 def expected(rule: LearnedOptimizer, start: Tensor, grads: Sequence[Tensor], rates: Sequence[float]) -> Tensor:
     """Where the definition p = p + lr delta leads, with the rule called directly."""
-    p, state = start.detach().clone(), rule.init_state({"p": start.detach()[None]}, Stream(0))
+    p, state = start.detach().clone(), rule.init_state({"p": start.detach()[None]}, Stream(0, ("torch",)))
     for grad, rate in zip(grads, rates, strict=True):
         action, state = rule({"grad/p": grad[None]}, state)
         p += rate * action["p"][0]

@@ -72,28 +72,28 @@ def test_every_form_of_parameters_trains_alike(rule: LearnedOptimizer, form: Cal
     assert same(train(second, TorchOptimizer(form(second), rule)), wanted)  # pyright: ignore[reportArgumentType]
 
 
-def test_groups_have_their_own_numbers(rule: LearnedOptimizer) -> None:
+def test_groups_have_their_own_numbers(separate: LearnedOptimizer) -> None:
     params, (grad,) = [parameter(4), parameter(4), parameter(4)], gradients((4,), steps=1)
     start = params[0].detach().clone()
     for p in params:
         p.grad = grad.clone()
     groups = [{"params": params[0]}, {"params": [params[1]], "lr": 0.25}, {"params": [params[2]], "weight_decay": 0.1}]
-    rule.as_torch(groups, lr=0.5).step()
-    delta = expected(rule, start, [grad], [1.0]) - start
+    separate.as_torch(groups, lr=0.5).step()
+    delta = expected(separate, start, [grad], [1.0]) - start
     torch.testing.assert_close(params[0].detach(), start + 0.5 * delta)
     torch.testing.assert_close(params[1].detach(), start + 0.25 * delta)
     torch.testing.assert_close(params[2].detach(), start * 0.95 + 0.5 * delta)
 
 
-def test_a_group_added_later_starts_afresh(rule: LearnedOptimizer) -> None:
+def test_a_group_added_later_starts_afresh(separate: LearnedOptimizer) -> None:
     early, late, alone, grads = parameter(4), parameter(4, seed=1), parameter(4, seed=1), gradients((4,))
-    optimizer = rule.as_torch([early], lr=0.5)
+    optimizer = separate.as_torch([early], lr=0.5)
     follow(optimizer, early, grads[:3])
     group = {"params": [late], "lr": 0.25}
     optimizer.add_param_group(group)
     assert group == {"params": [late], "lr": 0.25}
     early.grad = None
-    assert same(follow(optimizer, late, grads), follow(rule.as_torch([alone], lr=0.25), alone, grads))
+    assert same(follow(optimizer, late, grads), follow(separate.as_torch([alone], lr=0.25), alone, grads))
 
 
 def test_one_list_of_groups_serves_two_optimizers(rule: LearnedOptimizer) -> None:
@@ -186,7 +186,7 @@ def test_scalars_and_empty_parameters_step(rule: LearnedOptimizer) -> None:
     scalar, empty, grads = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.empty(0, 3)), gradients(())
     wanted = expected(rule, scalar, grads, [1.0] * STEPS_TAKEN)
     empty.grad = torch.empty(0, 3)
-    optimizer = rule.as_torch([empty, scalar])
+    optimizer = rule.as_torch([scalar, empty])
     torch.testing.assert_close(follow(optimizer, scalar, grads), wanted, rtol=1e-6, atol=1e-6)
     assert int(optimizer.state[empty][STEPS]) == STEPS_TAKEN
 

@@ -37,15 +37,15 @@ def test_double_precision_parameters_get_double_precision_updates(rule: LearnedO
     assert (moved - reference).abs().max() > 0
 
 
-def test_types_may_be_mixed_in_one_optimizer(rule: LearnedOptimizer) -> None:
+def test_types_may_be_mixed_in_one_optimizer(separate: LearnedOptimizer) -> None:
     kinds = (torch.bfloat16, torch.float32, torch.float64)
     together, alone = ([parameter(4, dtype=dtype) for dtype in kinds] for _ in range(2))
     for group in (together, alone):
         for p in group:
             p.grad = numbers(4, seed=9, dtype=p.dtype)
-    rule.as_torch(together).step()
+    separate.as_torch(together).step()
     for p in alone:
-        rule.as_torch([p]).step()
+        separate.as_torch([p]).step()
     assert same([p.detach() for p in together], [p.detach() for p in alone])
 
 

@@ -33,7 +33,7 @@ def relative(gradient, truth):
 
 def gradient_of(loss, optimizer):
     theta = meta_parameters(optimizer)
-    return dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
+    return dict(zip(theta, torch.autograd.grad(loss, list(theta.values()), materialize_grads=True), strict=True))
 
 
 @every_learned
@@ -48,10 +48,11 @@ def test_imitation_gradient_equals_autograd(make, teacher):
         estimate, trajectory = method.window(optimizer, trajectory, STEPS)
         estimates.append(estimate)
 
-    process = begin(method, optimizer).process
-    taught, own = rule.init_state(process.params, Stream(0)), optimizer.init_state(process.params, Stream(0))
+    start = begin(method, optimizer)
+    process, own = start.process, start.states["agent"]
+    taught = rule.init_state(process.params, Stream(0))
     for estimate in estimates:
-        loss, own = torch.zeros(()), trees.map_leaves(torch.Tensor.detach, own)
+        loss = torch.zeros(())
         for _ in range(STEPS):
             seen, _ = process.observe()
             update, taught = rule(seen, taught)
@@ -61,6 +62,7 @@ def test_imitation_gradient_equals_autograd(make, teacher):
         assert relative(estimate.gradient, gradient_of(loss, optimizer)) < 1e-10
         assert estimate.value == pytest.approx(loss.item(), rel=1e-10)
         assert estimate.moments == f"imitation of {name}"
+        own = trees.map_leaves(torch.Tensor.detach, own)
 
 
 def test_a_student_that_equals_its_teacher_has_no_loss():
@@ -143,7 +145,7 @@ def test_self_improving_gradient_equals_autograd(make, objective):
     assert {0, 1, 2, 3} == set(turns.flatten().tolist())  # everyone drives somewhere, or the test sees nothing
 
     process = trajectory.process
-    own = optimizer.init_state(process.params, Stream(0))
+    own = trajectory.states["agent"]
     helpers = [(rule, rule.init_state(process.params, Stream(0))) for rule in method.helpers.values()]
     moved, losses = process.params["x"], []
     for step in range(STEPS + 1):

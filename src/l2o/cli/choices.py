@@ -17,6 +17,7 @@ from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adagrad
+from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
@@ -55,6 +56,7 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
     "dm-quadratics": lambda seed: L2ODM.for_quadratics(seed=seed),
     "rnnprop": lambda seed: RNNprop.lv(seed=seed),
     "rnnprop-chen": lambda seed: RNNprop.chen(seed=seed),
+    "l2o-scale": lambda seed: L2OScale(seed=seed),
 }
 """Learned optimizers by name, from a seed of their initial meta-parameters."""
 

@@ -43,7 +43,7 @@ class Kernel(Protocol):
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:
         """One step that overwrites `state` (a state can be 80 numbers a coordinate): the update `[tasks, coordinates]`.
 
-        Bounded extra memory at any size; no gradients.
+        No gradients. Extra memory is bounded at any size if the agent can be split into pieces.
         """
         ...
 

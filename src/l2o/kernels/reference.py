@@ -80,6 +80,7 @@ class Reference:
             with torch.enable_grad():
                 actions, _ = replay(agent, part.observations, part.state)
                 terms = [target.value(i, trees.flatten(action), part.coordinates) for i, action in enumerate(actions)]
-                grads = torch.autograd.grad(torch.stack(terms).sum(), list(theta.values()))
+                # What only the next step, or only a trajectory's first, depends on has a gradient of zero.
+                grads = torch.autograd.grad(torch.stack(terms).sum(), list(theta.values()), materialize_grads=True)
             total = trees.map_leaves(torch.add, total, dict(zip(theta, grads, strict=True)))
         return total

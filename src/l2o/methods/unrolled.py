@@ -40,7 +40,8 @@ class Unrolled(Method):
         theta = meta_parameters(optimizer)
         values = objective_value(losses, self.objective)
         meta_loss = (values * torch.tensor(weights, dtype=losses.dtype, device=losses.device)).sum(1).mean()
-        gradient = dict(zip(theta, torch.autograd.grad(meta_loss, list(theta.values())), strict=True))
+        grads = torch.autograd.grad(meta_loss, list(theta.values()), materialize_grads=True)
+        gradient = dict(zip(theta, grads, strict=True))
         alive = torch.isfinite(losses)
         process = replace(end.process, survivors=trajectory.process.survivors & alive.all(1))
         diagnostics = {"diverged": 1 - float(process.survivors.double().mean())}

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class LearnedOptimizer(Agent, ABC):
 
     horizon: int | None = None
     """Inner steps of the longest trajectory it was meta-trained on; None if unknown, or for hand-designed rules."""
+
+    couples_tensors: ClassVar[bool] = False
+    """Whether a tensor's update depends on the other tensors: the drop-in then shows it all parameters together."""
 
     @abstractmethod
     def config(self) -> Config:

@@ -3,8 +3,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,15 +24,27 @@ STEPS = "steps_taken"
 OVERRUN = 2
 """The warning about the horizon comes after this many horizons."""
 
-_Move = tuple[dict[str, Any], str, Tensor, Tensor]  # group, name, parameter, gradient
+
+class _Move(NamedTuple):
+    """A parameter with a gradient; `place` is its position among all parameters."""
+
+    group: dict[str, Any]
+    place: int
+    name: str
+    p: Tensor
+    grad: Tensor
 
 
 class TorchOptimizer(torch.optim.Optimizer):
     """p = (1 - lr weight_decay) p + lr delta, with delta from the rule; each parameter is a batch of one task.
 
+    A rule that couples tensors sees all parameters as one task; on several devices, in float32 beside float64, or
+    maximized beside minimized, those that agree are one task each.
+
     `self.state[p]` is the rule's state for p as a flat dict of tensors, plus `STEPS`. It lives on the device of p, in
-    float64 for a float64 parameter and in float32 for any other. Meta-parameters are not in the state: each group
-    carries their sha256, so that a state cannot be continued by another rule.
+    float64 for a float64 parameter and in float32 for any other. What a coupling rule keeps for the whole task is there
+    with each parameter, in equal copies. Meta-parameters are not in the state: each group carries their sha256, so that
+    a state cannot be continued by another rule.
 
     Where torch's own optimizers would spread NaN or infinity from a gradient, a step raises and changes nothing; the
     check waits for the device once per step. A parameter without a gradient, or with `requires_grad=False`, is skipped.
@@ -121,8 +133,13 @@ class TorchOptimizer(torch.optim.Optimizer):
         moves = list(self._moves())
         _check_finite(moves)
         self._warn_past_horizon(moves)
+        problems: dict[Hashable, list[_Move]] = {}
         for move in moves:
-            self._apply(move, shown)
+            self._count(move)
+            if move.p.numel() > 0:
+                problems.setdefault(self._problem(move.group, move.place, move.p), []).append(move)
+        for together in problems.values():
+            self._apply(together, shown)
         return returned
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,44 +172,73 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._placed = {}
 
     def _moves(self) -> Iterator[_Move]:
-        for group in self.param_groups:
-            for index, p in enumerate(group["params"]):
-                if p.grad is None or not p.requires_grad:
-                    continue
-                name = _name(group, index)
-                if p.grad.layout is not torch.strided:
-                    raise UnsupportedError(f"the gradient of {name} is sparse; make it dense (Embedding: sparse=False)")
-                yield group, name, p, p.grad.detach()
+        for group, place, name, p in self._places():
+            if p.grad is None or not p.requires_grad:
+                continue
+            if p.grad.layout is not torch.strided:
+                raise UnsupportedError(f"the gradient of {name} is sparse; make it dense (Embedding: sparse=False)")
+            yield _Move(group, place, name, p, p.grad.detach())
 
-    def _apply(self, move: _Move, loss: Tensor | None) -> None:
-        group, _, p, grad = move
-        state = self.state[p]
+    def _places(self) -> Iterator[tuple[dict[str, Any], int, str, Tensor]]:
+        """All parameters: group, position, name, parameter."""
+        found = ((group, index, p) for group in self.param_groups for index, p in enumerate(group["params"]))
+        for place, (group, index, p) in enumerate(found):
+            yield group, place, _name(group, index), p
+
+    def _problem(self, group: Mapping[str, Any], place: int, p: Tensor) -> Hashable:
+        """What parameters have in common that the rule sees together."""
+        return (p.device, _working_type(p), group["maximize"]) if self.rule.couples_tensors else place
+
+    def _count(self, move: _Move) -> None:
+        """Counts the step; in the first one there is no state yet, and what a task shares comes from the others."""
+        state = self.state[move.p]
         if not state:
-            state.update(self._fresh_state(p))
+            others = self._sharing(move)
+            state.update(self._fresh_state(move.p, move.place))
+            for leaf, value in _shared(others[0] if others else {}).items():
+                state[leaf].copy_(value)
         state[STEPS] += 1
-        if p.numel() == 0:
-            return
+
+    def _sharing(self, move: _Move) -> list[Tree]:
+        """The states of all parameters that share leaves with this one, itself among them, gradient or not."""
+        if not self.rule.couples_tensors:
+            return []
+        problem = self._problem(move.group, move.place, move.p)
+        states = ((self.state.get(p), self._problem(group, place, p)) for group, place, _, p in self._places())
+        return [state for state, its in states if state and its == problem]
+
+    def _apply(self, moves: list[_Move], loss: Tensor | None) -> None:
+        """One step of the parameters that the rule sees together."""
+        group, _, _, p, _ = moves[0]
         dtype, sign = _working_type(p), -1 if group["maximize"] else 1
         rule = self._rule_on(p.device, dtype)
-        observation = {"grad/p": sign * grad.to(dtype)[None]}
+        observation, state = {}, _shared(self.state[p])
+        for move in moves:
+            name = "p" if len(moves) == 1 else str(move.place)
+            observation[f"grad/{name}"] = sign * move.grad.to(dtype)[None]
+            if "params" in rule.reads:
+                observation[f"params/{name}"] = move.p.detach().to(dtype)[None]
+            state |= {f"{kind}/{name}": leaf for kind, leaf in _own(self.state[move.p]).items()}
         if loss is not None:
             observation["loss"] = sign * loss.to(p.device, dtype)[None]
-        if "params" in rule.reads:
-            observation["params/p"] = p.detach().to(dtype)[None]
-        kernel = kernel_for(rule, p.device, dtype)
-        update = kernel.advance(rule, observation, {name: leaf for name, leaf in state.items() if name != STEPS})
-        if group["weight_decay"] != 0:
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(group["lr"] * update.reshape(p.shape))
+        update = kernel_for(rule, p.device, dtype).advance(rule, observation, state)  # overwrites the state
+        for other in self._sharing(moves[0]):
+            for leaf, value in _shared(other).items():
+                value.copy_(state[leaf])
+        for move, delta in zip(moves, update.split([move.p.numel() for move in moves], dim=1), strict=True):
+            lr, weight_decay = move.group["lr"], move.group["weight_decay"]
+            if weight_decay != 0:
+                move.p.mul_(1 - lr * weight_decay)
+            move.p.add_(lr * delta.reshape(move.p.shape))
 
     def _rule_on(self, device: torch.device, dtype: torch.dtype) -> LearnedOptimizer:
         if (device, dtype) not in self._placed:
             self._placed[device, dtype] = copy.deepcopy(self.rule).to(device, dtype)
         return self._placed[device, dtype]
 
-    def _fresh_state(self, p: Tensor) -> Tree:
-        dtype = _working_type(p)
-        state = self._rule_on(p.device, dtype).init_state({"p": p.detach().to(dtype)[None]}, Stream(0, ("torch",)))
+    def _fresh_state(self, p: Tensor, place: int) -> Tree:
+        dtype, rng = _working_type(p), Stream(0, ("torch",), tasks=(place,))
+        state = self._rule_on(p.device, dtype).init_state({"p": p.detach().to(dtype)[None]}, rng)
         return {**pack(state), STEPS: torch.zeros((), dtype=torch.int64)}
 
     def _restored(self, saved: Mapping[str, Any]) -> dict[Tensor, Tree]:
@@ -206,12 +252,11 @@ class TorchOptimizer(torch.optim.Optimizer):
                     f"{' with meta-parameters '.join(mine.values())}. Build it from the rule the state was saved with."
                 )
         keys = [key for group in saved["param_groups"] for key in group["params"]]
-        params = [(_name(group, i), p) for group in self.param_groups for i, p in enumerate(group["params"])]
         restored = {}
-        for key, (name, p) in zip(keys, params, strict=False):  # torch itself refuses unequal lengths, next
+        for key, (_, place, name, p) in zip(keys, self._places(), strict=False):  # torch refuses unequal lengths, next
             if key not in saved["state"]:
                 continue
-            restored[p], leaves = self._fresh_state(p), saved["state"][key]
+            restored[p], leaves = self._fresh_state(p, place), saved["state"][key]
             if _shapes(leaves) != _shapes(restored[p]):
                 raise WeightsError(
                     f"{name} needs a state of {_shapes(restored[p])}; the saved one has {_shapes(leaves)}"
@@ -221,9 +266,9 @@ class TorchOptimizer(torch.optim.Optimizer):
         return restored
 
     def _warn_past_horizon(self, moves: list[_Move]) -> None:
-        for group, _, p, _ in moves:
-            horizon = group["horizon"]
-            taken = int(self.state[p][STEPS]) if self.state.get(p) else 0
+        for move in moves:
+            horizon = move.group["horizon"]
+            taken = int(self.state[move.p][STEPS]) if self.state.get(move.p) else 0
             if not self._warned and horizon and taken >= OVERRUN * horizon:
                 self._warned = True
                 warnings.warn(
@@ -231,6 +276,16 @@ class TorchOptimizer(torch.optim.Optimizer):
                     "where its behaviour was never trained. Lower lr, change the optimizer, or raise horizon.",
                     stacklevel=5,  # past step, its no_grad and the profiling hook that torch wraps around it
                 )
+
+
+def _own(state: Tree) -> Tree:
+    """What a rule keeps for this tensor among others, by kind: its leaves `kind/p`."""
+    return {name.removesuffix("/p"): leaf for name, leaf in state.items() if name.endswith("/p")}
+
+
+def _shared(state: Tree) -> Tree:
+    """What a rule keeps for the whole task: of a rule that couples no tensors, everything."""
+    return {name: leaf for name, leaf in state.items() if not name.endswith("/p") and name != STEPS}
 
 
 def _working_type(p: Tensor) -> torch.dtype:
@@ -279,10 +334,10 @@ def _checked_loss(rule: LearnedOptimizer, loss: Any) -> Tensor | None:
 
 
 def _check_finite(moves: list[_Move]) -> None:
-    grads = [grad for _, _, _, grad in moves if grad.numel() > 0]
+    grads = [move.grad for move in moves if move.grad.numel() > 0]
     if not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads, norm_type=math.inf))):
         return
-    name = next(name for _, name, _, grad in moves if not bool(torch.isfinite(grad).all()))
+    name = next(move.name for move in moves if not bool(torch.isfinite(move.grad).all()))
     raise ArgumentError(
         f"the gradient of {name} holds NaN or infinity; nothing was changed. Clip gradients, lower lr, or use "
         "torch.amp.GradScaler with half precision, which leaves such steps out."

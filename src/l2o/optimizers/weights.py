@@ -15,12 +15,13 @@ from l2o.errors import ArgumentError, CheckpointError, WeightsError
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 
 Architectures = Mapping[str, type[LearnedOptimizer]]
 
 ARCHITECTURES: Architectures = {
-    kind.__name__: kind for kind in (L2ODM, RNNprop, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
+    kind.__name__: kind for kind in (L2ODM, RNNprop, L2OScale, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
 }
 """The classes that a weights file may name."""
 
