@@ -73,7 +73,7 @@ FAULTS = [
     Fault(
         "agent state not carried from step to step",
         "rollout.py",
-        "action, moved = driver(seen, states)",
+        "action, moved = driver(seen, states, owned=step > 0 and bool(process.alive.all()))",
         "action, moved = driver(seen, entry)",
         REPLAY,
     ),
