@@ -194,3 +194,10 @@ def test_importing_has_no_side_effects_and_no_warnings(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(l2o.__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_finite_gradients_whose_sum_is_not_are_no_error():
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.full((2,), 3e38)
+    l2o.SGD(1e-38).as_torch([p]).step()
+    assert torch.allclose(p.detach(), torch.full((2,), -3.0))

@@ -81,6 +81,11 @@ INLINE V select(VI mask, V yes, V no) { return mask ? yes : no; }
 INLINE V shuffle(V x, V y, VI lanes) { return _mm512_permutex2var_ps(x, (__m512i)lanes, y); }
 INLINE V at_least(V x, float low) { return _mm512_max_ps(all(low), x); }  // of a NaN and a number, the instruction
 INLINE V at_most(V x, float high) { return _mm512_min_ps(all(high), x); }  // gives its second operand: NaN stays
+// Splits y <= 126 into an integer n and a rest of at most a half, which it returns beside 2^n.
+INLINE V split(V y, V& power) {
+  power = _mm512_scalef_ps(all(1.f), _mm512_roundscale_ps(y, 0));
+  return _mm512_reduce_ps(y, 0);
+}
 #else
 INLINE V shuffle(V x, V y, VI lanes) {  // AVX2 picks from one vector at a time
   const V from_x = _mm256_permutevar8x32_ps(x, (__m256i)lanes), from_y = _mm256_permutevar8x32_ps(y, (__m256i)lanes);
@@ -88,6 +93,12 @@ INLINE V shuffle(V x, V y, VI lanes) {  // AVX2 picks from one vector at a time
 }
 INLINE V at_least(V x, float low) { return _mm256_max_ps(all(low), x); }
 INLINE V at_most(V x, float high) { return _mm256_min_ps(all(high), x); }
+INLINE V split(V y, V& power) {
+  y = at_least(y, -126.f);
+  const V shifted = y + 12582912.f;  // 1.5 * 2^23: the sum's last bits are y rounded to an integer
+  power = (V)((bits(shifted) << 23) + 0x3f800000);
+  return y - (shifted - 12582912.f);
+}
 #endif
 INLINE V load(const float* from) { V x; std::memcpy(&x, from, sizeof x); return x; }
 INLINE V load(const float* from, int lanes) {
@@ -99,11 +110,9 @@ INLINE V load(const float* from, int lanes) {
 INLINE void store(float* to, V x, int lanes) { std::memcpy(to, &x, lanes == LANES ? sizeof x : lanes * sizeof(float)); }
 
 INLINE float sum(V x) {
-  float part[LANES];
-  std::memcpy(part, &x, sizeof x);
   for (int width = LANES / 2; width; width /= 2)
-    for (int lane = 0; lane < width; lane++) part[lane] += part[lane + width];
-  return part[0];
+    for (int lane = 0; lane < width; lane++) x[lane] += x[lane + width];
+  return x[0];
 }
 
 // Sums over the lanes of LANES vectors at once, three instructions a sum: lane l of the result is the sum of x[l].
@@ -126,19 +135,18 @@ INLINE V sums(V* x) {
 
 // ---- elementary functions, each within about two units in the last place ------------------------------------------
 
-struct Power {  // 2^y = power * (1 + rest), |y| <= 126
+struct Power {  // 2^y = power * (1 + rest)
   V power, rest;
 };
 INLINE Power exp2(V y) {
-  y = at_most(at_least(y, -126.f), 126.f);
-  const V shifted = y + 12582912.f;  // 1.5 * 2^23: the sum's last bits are y rounded to an integer
-  const V r = y - (shifted - 12582912.f);
+  V power;
+  const V r = split(at_most(y, 126.f), power);
   V p = r * 1.540351113e-04f + 1.339073547e-03f;  // (2^r - 1) / r on [-1/2, 1/2], relative error 1.1e-8
   p = p * r + 9.618237499e-03f;
   p = p * r + 5.550357434e-02f;
   p = p * r + 2.402264979e-01f;
   p = p * r + 6.931471879e-01f;
-  return {(V)((bits(shifted) << 23) + 0x3f800000), p * r};
+  return {power, p * r};
 }
 constexpr float LOG2E = 1.44269504f;
 INLINE V sigmoid_of_scaled(V y) {  // sigmoid(x) for y = -log2(e) x
@@ -201,7 +209,8 @@ struct Cell {
     }
   }
 
-  // One step: x [K], c [H] to the gates z [4H], the next c, tanh of it, and h (written to two places).
+  // One step: x [K], c [H] to the next c and h, and for the TAPE also the gates z [4H], tanh of c, and h once more.
+  template <bool TAPE>
   INLINE void step(const V* x, const V* c, V* z, V* c_next, V* r, V* h, V* h_again) const {
     for (int block = 0; block < H / UNITS; block++) {
       V a[4][UNITS];
@@ -222,9 +231,11 @@ struct Cell {
         const V i = sigmoid_of_scaled(a[0][unit]), j = tanh_of_scaled(a[1][unit]);
         const V f = sigmoid_of_scaled(a[2][unit]), o = sigmoid_of_scaled(a[3][unit]);
         const V next = f * c[u] + i * j, squashed = tanh_of_scaled(next * (2 * LOG2E));
-        z[u] = i, z[H + u] = j, z[2 * H + u] = f, z[3 * H + u] = o;
-        c_next[u] = next, r[u] = squashed;
-        h[u] = h_again[u] = squashed * o;
+        c_next[u] = next, h[u] = squashed * o;
+        if constexpr (TAPE) {
+          z[u] = i, z[H + u] = j, z[2 * H + u] = f, z[3 * H + u] = o;
+          r[u] = squashed, h_again[u] = h[u];
+        }
       }
     }
   }
@@ -359,6 +370,7 @@ struct Network {
   }
 
   // Runs the tile that begins at coordinate `first` for `steps` steps; its updates, before the scale, go to tape.u.
+  template <bool TAPE>
   INLINE void forward(const Job& job, const Tape& tape, int64_t first, int lanes, int64_t steps, Moments& moments) const {
     for (int u = 0; u < H; u++) {
       tape.x1[IN + u] = load(job.state[0] + u * job.state_stride[0] + first, lanes);
@@ -380,9 +392,9 @@ struct Network {
           x1[u] = features[u];
         }
       }
-      cell1.step(x1, tape.c1 + t * H, tape.z1 + t * 4 * H, tape.c1 + (t + 1) * H, tape.r1 + t * H, x2, x1 + K1 + IN);
+      cell1.template step<TAPE>(x1, tape.c1 + t * H, tape.z1 + t * 4 * H, tape.c1 + (t + 1) * H, tape.r1 + t * H, x2, x1 + K1 + IN);
       V* h2 = x2 + K2 + H;
-      cell2.step(x2, tape.c2 + t * H, tape.z2 + t * 4 * H, tape.c2 + (t + 1) * H, tape.r2 + t * H, h2, h2);
+      cell2.template step<TAPE>(x2, tape.c2 + t * H, tape.z2 + t * 4 * H, tape.c2 + (t + 1) * H, tape.r2 + t * H, h2, h2);
       V out = all(output_bias);
       for (int u = 0; u < H; u++) out += h2[u] * output_weight[u];
       tape.u[t] = job.bounded ? tanh_of_scaled(out * (2 * LOG2E)) : out;
@@ -397,9 +409,9 @@ struct Network {
         __builtin_prefetch(job.state[leaf] + u * job.state_stride[leaf] + first + LANES);
         __builtin_prefetch(job.next[leaf] + u * job.next_stride[leaf] + first + LANES, 1);
       }
-    forward(job, tape, first, lanes, 1, moments);
+    forward<false>(job, tape, first, lanes, 1, moments);
     for (int u = 0; u < H; u++) {
-      store(job.next[0] + u * job.next_stride[0] + first, tape.x1[K1 + IN + u], lanes);
+      store(job.next[0] + u * job.next_stride[0] + first, tape.x2[u], lanes);
       store(job.next[1] + u * job.next_stride[1] + first, tape.c1[H + u], lanes);
       store(job.next[2] + u * job.next_stride[2] + first, tape.x2[K2 + H + u], lanes);
       store(job.next[3] + u * job.next_stride[3] + first, tape.c2[H + u], lanes);
@@ -413,7 +425,7 @@ struct Network {
     const int64_t steps = job.steps;
     const Tape tape(scratch, steps);
     Moments moments;
-    forward(job, tape, first, lanes, steps, moments);
+    forward<true>(job, tape, first, lanes, steps, moments);
     float *d_input = to, *d1 = to + (LAYER ? FE * H + H : 0), *d2 = d1 + (K1 + 1) * 4 * H, *d_output = d2 + (K2 + 1) * 4 * H;
     V dh1[H] = {}, dc1[H] = {}, dh2[H] = {}, dc2[H] = {}, dx1[K1], dx2[K2];
     V to_output[H] = {}, to_output_bias{}, to_input[LAYER ? FE : 1][H] = {}, to_input_bias[H] = {};
@@ -455,11 +467,6 @@ struct Network {
 
 constexpr int TILES_BETWEEN_FLUSHES = 64;  // float sums stay short: more go on in double
 
-struct Range {
-  int64_t begin, end;
-};
-Range share(int64_t count, int part, int parts) { return {count * part / parts, count * (part + 1) / parts}; }
-
 template <class Net>
 int run(const Job& job, bool window) {
   const int64_t tiles = (job.coordinates + LANES - 1) / LANES;
@@ -478,8 +485,8 @@ int run(const Job& job, bool window) {
     double* total = (double*)(mine + tape_bytes);
     float* sums = (float*)(total + Net::WEIGHTS);
     if (window) std::memset(total, 0, Net::WEIGHTS * (sizeof(float) + sizeof(double)));
-    const Range range = share(tiles, part, threads);
-    for (int64_t tile = range.begin; tile < range.end; tile++) {
+    const int64_t begin = tiles * part / threads, end = tiles * (part + 1) / threads;
+    for (int64_t tile = begin; tile < end; tile++) {
       const int64_t first = tile * LANES;
       const int lanes = (int)std::min<int64_t>(LANES, job.coordinates - first);
       if (!window) {
@@ -487,7 +494,7 @@ int run(const Job& job, bool window) {
         continue;
       }
       net.window(job, scratch, first, lanes, sums);
-      if ((tile - range.begin + 1) % TILES_BETWEEN_FLUSHES == 0 || tile + 1 == range.end)
+      if ((tile - begin + 1) % TILES_BETWEEN_FLUSHES == 0 || tile + 1 == end)
         for (int w = 0; w < Net::WEIGHTS; w++) total[w] += sums[w], sums[w] = 0;
     }
   }
