@@ -22,7 +22,12 @@ from l2o.optimizers.dm import L2ODM
 EAGER = (CHUNKED, UNCHUNKED)
 JAXES = (JAX, JAX_CHECKPOINT)
 
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    "step of 16 thousand: native is at least 5.0 times faster than eager": (
+        "four fifths of the step are the kernel's arithmetic, at about 130 GFLOP/s a core; and this rival is the bare "
+        "rule on all coordinates at once: the drop-in itself, with its checks, is the row 'eager, chunked'"
+    ),
+}
 """Why a claim is missed, where that has been found out: written by hand, by claim; shown only while it is missed."""
 
 
