@@ -217,21 +217,35 @@ def test_a_forked_process_computes_the_same():
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+WORKERS = """
+import torch
+from l2o import L2ODM, MetaLoss, Quadratics, Stream
+from l2o.processes.optimizee import Optimizee
+
 class Windows(torch.utils.data.Dataset):
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        rule = L2ODM(seed=1)
+        rule, rng = L2ODM(seed=1), Stream(3, ("test",), tasks=range(16))
         rule.backend = "native"
-        return joined(window(rule)[0].gradient)
+        trajectory = MetaLoss().begin(rule, Optimizee.start(Quadratics(), rng), rng)
+        estimate, _ = MetaLoss().window(rule, trajectory, 20)
+        return torch.cat([leaf.flatten() for leaf in estimate.gradient.values()])
+
+torch.set_num_threads(2)
+expected = Windows()[0]
+loader = torch.utils.data.DataLoader(Windows(), batch_size=1, num_workers=2, multiprocessing_context="fork")
+errors = [float((result[0] - expected).norm() / expected.norm()) for result in loader]
+print(len(errors), max(errors) < 1e-6)
+"""
 
 
 def test_workers_of_a_data_loader_may_compute():
-    expected = Windows()[0]
-    loader = torch.utils.data.DataLoader(Windows(), batch_size=1, num_workers=2, multiprocessing_context="fork")
-    for result in loader:
-        assert error(result[0], expected) < 1e-6
+    # In a process of its own: coverage's hold on forked workers makes them end with an error.
+    command = [sys.executable, "-c", WORKERS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "4 True", done.stderr
 
 
 def test_a_thousand_windows_leave_no_memory_behind():
