@@ -322,7 +322,7 @@ FAULTS = [
     ),
     Fault(
         "bias correction one step late",
-        "optimizers/base.py",
+        "nn.py",
         "-torch.expm1(step * (",
         "-torch.expm1((step + 1) * (",
         LEARNED,

@@ -13,6 +13,11 @@ def truncated_normal(shape: tuple[int, ...], deviation: float, generator: torch.
     return drawn
 
 
+def bias_correction(beta: float, step: Tensor) -> Tensor:
+    """1 - beta^step, exact to the last digits also where beta^step is near 1. Any shape."""
+    return -torch.expm1(step * (math.log(beta) if beta > 0 else -math.inf))
+
+
 class LSTMCell(nn.Module):
     """The LSTM cell of the published optimizers (Sonnet 1): one weight matrix, one bias, forget offset 1.
 

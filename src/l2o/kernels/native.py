@@ -18,6 +18,7 @@ from l2o.kernels.interface import PIECE, CoordinateRule
 from l2o.kernels.layout import empty_leaves, is_packed, pack, row_stride
 from l2o.kernels.reference import Reference
 from l2o.kernels.targets import Target
+from l2o.nn import bias_correction
 from l2o.trees import Tree
 
 HIDDEN = (20,)
@@ -210,14 +211,10 @@ def _job(cell: CellSpec, weights: Sequence[Tensor], grads: Tensor, state: Tree) 
     kept += leaves.values()
     if cell.features == "moments":
         counts = state["step"].double() + torch.arange(1, steps + 1, dtype=torch.float64)[:, None]  # [steps, tasks]
-        table = torch.stack([_bias_correction(beta, counts) for beta in (cell.beta1, cell.beta2)], dim=-1).float()
+        table = torch.stack([bias_correction(beta, counts) for beta in (cell.beta1, cell.beta2)], dim=-1).float()
         job.corrections = _address(table)
         kept.append(table)
     return job, kept
-
-
-def _bias_correction(beta: float, counts: Tensor) -> Tensor:
-    return -torch.expm1(counts * (math.log(beta) if beta > 0 else -math.inf))
 
 
 def _cell(rule: CoordinateRule | Agent) -> CellSpec:

@@ -1,6 +1,5 @@
 """Learned optimizers: agents whose action is an update of the parameters."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -115,11 +114,6 @@ class Coordinatewise(LearnedOptimizer, ABC):
                 [{"grad/coordinates": grad[:, part]} for grad in flat],
                 {name: leaf[:, part] if leaf.ndim > 1 else leaf for name, leaf in state.items()},
             )
-
-
-def bias_correction(beta: float, step: Tensor) -> Tensor:
-    """1 - beta^step, exact to the last digits also where beta^step is near 1. Any shape."""
-    return -torch.expm1(step * (math.log(beta) if beta > 0 else -math.inf))
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from l2o.errors import ArgumentError
-from l2o.optimizers.base import Config, Coordinatewise, bias_correction, zeros
+from l2o.nn import bias_correction
+from l2o.optimizers.base import Config, Coordinatewise, zeros
 from l2o.trees import Tree
 
 

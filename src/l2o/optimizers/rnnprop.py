@@ -5,8 +5,8 @@ from torch import Tensor
 
 from l2o.agent import CellSpec
 from l2o.errors import ArgumentError
-from l2o.nn import Linear, LSTMCell, truncated_normal
-from l2o.optimizers.base import Config, Coordinatewise, bias_correction, zeros
+from l2o.nn import Linear, LSTMCell, bias_correction, truncated_normal
+from l2o.optimizers.base import Config, Coordinatewise, zeros
 from l2o.optimizers.dm import two_layers
 from l2o.rng import Stream
 from l2o.trees import Tree
