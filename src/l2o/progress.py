@@ -8,11 +8,20 @@ from rich.text import Text
 
 from l2o.events import Event
 
+_ROW = "{:>5} {:>12} {:>16} {:>12} {:>12} {:>9}"
+
 
 class ProgressBar:
-    """A bar over the trajectories of a run, with rate, time left, meta-loss and best validation value."""
+    """A bar over the trajectories of a run, with rate, time left, meta-loss and best validation value.
 
-    def __init__(self, trajectories: int, description: str) -> None:
+    Args:
+        trajectories: of the run.
+        description: what stands before the bar.
+        periods: also print a row for each validation, as a table that grows above the bar: for a curriculum.
+    """
+
+    def __init__(self, trajectories: int, description: str, *, periods: bool = False) -> None:
+        self._periods = periods
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -29,10 +38,17 @@ class ProgressBar:
             self._meta_loss = event["meta_loss"]
         elif event["kind"] == "validation":
             self._best = event["best"]
+            if self._periods:
+                numbers = (event["value"], event["best"], event["diverged"])
+                row = (event["stage"], event["trajectory"], event["steps"], *(f"{number:.4g}" for number in numbers))
+                self._progress.console.print(_ROW.format(*row))
         note = f"meta-loss {self._meta_loss:.4g}  best validation {self._best:.4g}"
         self._progress.update(self._bar, completed=event["trajectory"], note=note)
 
     def __enter__(self) -> Self:
+        if self._periods:
+            heading = _ROW.format("stage", "trajectories", "validation steps", "value", "best", "diverged")
+            self._progress.console.print(heading)
         self._progress.start()
         return self
 

@@ -161,3 +161,30 @@ def test_a_signal_stops_training_with_a_checkpoint_and_status_130(tmp_path, numb
     assert child.returncode == 130
     assert "goes on from there" in out
     assert (tmp_path / "run/checkpoint.safetensors").exists()
+
+
+def test_a_curriculum_with_teachers_shows_a_row_for_every_period(capsys):
+    options = ["train", *SMALL, "--optimizer", "dm-quadratics", "--trajectories", "6", "--window", "5", "--tasks", "2",
+               "--curriculum", "5", "10", "--periods", "1", "--validate-every", "1", "--validation-tasks", "2",
+               "--validation-last", "2", "--teachers", "adam:0.01", "sgd:0.01", "--imitation", "0.5", "1"]  # fmt: skip
+    assert main(options) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    periods = [row for row in rows if len(row) == 6 and row[0].isdigit()]
+    assert len(periods) >= 6
+    assert all(row[2] == {"0": "10", "1": "15"}[row[0]] for row in periods)  # each stage validated at its length
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--curriculum", "20", "10"], "each must be longer"),
+        (["--curriculum", "15"], "not a whole number of windows"),
+        (["--teachers", "adam"], "write a rule with its learning rate"),
+        (["--teachers", "nobody:0.1"], "no rule is called 'nobody'"),
+        (["--teachers", "adam:0.1", "--imitation", "2"], "ratio is"),
+        (["--horizon", "10", "--window", "20"], "need horizon >= window"),
+    ],
+)
+def test_a_training_that_makes_no_sense_is_refused_at_the_start(options, message, capsys):
+    assert main(["train", *SMALL, "--window", "10", *options]) != 0
+    assert message in capsys.readouterr().err

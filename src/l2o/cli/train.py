@@ -136,7 +136,7 @@ class Train:
         if not (self.out / "options.json").exists():  # a run that is refused leaves those of the run that is there
             save_configuration(self.out, "train", self)
         listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []
-        with ProgressBar(plan.trajectories, learned.name) as bar:
+        with ProgressBar(plan.trajectories, learned.name, periods=bool(self.curriculum)) as bar:
             trained = metatrain(learned, family, method, plan, directory=self.out, listeners=[*listeners, bar])
         if not trained.finished:
             console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")

@@ -107,7 +107,7 @@ class Study:
         """
         directory = self.work / name
         self.console.print(f"meta-training [bold]{name}[/] on {family.name}; checkpoints in {directory}")
-        with ProgressBar(plan.trajectories, name) as bar:
+        with ProgressBar(plan.trajectories, name, periods=len(plan.horizon.stages) > 1) as bar:
             trained = metatrain(optimizer, family, method, plan, directory=directory, listeners=[bar])
         if not trained.finished:
             raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
