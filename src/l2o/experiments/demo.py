@@ -16,12 +16,15 @@ from l2o.tasks.mlp import MLPClassifier
 
 NAMED = "RNNprop"
 
+ALPHA = 0.05
+"""RNNprop's largest update: of 0.03, 0.05 and 0.1 the best on other starts; 0.1 ends some runs in spikes."""
+
 
 def _plan() -> Plan:
     return Plan(
-        trajectories=120,
+        trajectories=150,
         tasks=2,
-        meta_optimizer=MetaAdam(3e-3, 1e-4),
+        meta_optimizer=MetaAdam(4e-3, 3e-5),
         validate_every=20,
         validation_tasks=10,
     )
@@ -53,7 +56,7 @@ def run(folder: Path, work: Path, settings: Settings | None = None) -> Compariso
     settings = settings or Settings()
     study = Study("demo", "", folder, work / "demo", as_configuration(settings), command="l2o demo")
     family = MLPClassifier.orig(load_dataset("digits", "train"), test=load_dataset("digits", "test"))
-    learned = {NAMED: study.train(NAMED, RNNprop.lv(), family, MetaLoss(objective="log"), settings.plan)}
+    learned = {NAMED: study.train(NAMED, RNNprop(alpha=ALPHA), family, MetaLoss(objective="log"), settings.plan)}
     comparison, verdicts = study.contest(
         NAMED,
         learned,
