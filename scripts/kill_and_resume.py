@@ -41,6 +41,7 @@ from l2o import checkpoint, trees
 
 HORIZON = l2o.ConstantHorizon(100, 20)
 AIMS = ("saving", "validating")  # what the child announces, each by a marker file of this name
+LASTS = {"saving": 3, "validating": 1}  # delays within each; a kill that comes later misses it, and waits for the next
 DELAY = 0.05  # seconds by which the child delays what it announces, and each fsync
 
 
@@ -106,7 +107,7 @@ def strike(process: subprocess.Popen, directory: Path, windows: int, aim: str, m
 
     while process.poll() is None:
         if in_sight():
-            time.sleep(moments.uniform(0, 3 * DELAY))
+            time.sleep(moments.uniform(0, LASTS.get(aim, 1) * DELAY))
             if in_sight():
                 process.kill()
         time.sleep(0.005)
