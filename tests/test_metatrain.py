@@ -12,16 +12,19 @@ from l2o import checkpoint
 from l2o.curves import run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
 from l2o.horizons import ConstantHorizon
-from l2o.meta_optimizer import MetaAdam, MetaOptimizer, snapshot
+from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaRMSprop, snapshot
 from l2o.metatrain import Plan, metatrain
+from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
+from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.dm import L2ODM
-from l2o.optimizers.handcrafted import Adam
+from l2o.optimizers.handcrafted import SGD, Adam
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
 
 PLAN = Plan(
     trajectories=5,
@@ -74,6 +77,24 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
         resumed = train(directory, make=make, method=method)
         assert fingerprint(resumed) == fingerprint(whole)
         assert resumed.finished
+
+
+@pytest.mark.parametrize("number", [5, 8, 14])  # kills in three trajectories, of which the second is imitated
+@pytest.mark.parametrize("moments", ["own", "shared"])
+def test_a_run_with_rmsprop_resumes_to_the_same_bits(moments, number, tmp_path):
+    run = {"plan": dataclasses.replace(PLAN, meta_optimizer=MetaRMSprop(0.01, moments=moments)), "method": both_losses}
+    with pytest.raises(StoppedError):
+        train(tmp_path, listeners=[stop_at(number)], **run)
+    tensors, _ = checkpoint.read(tmp_path / "checkpoint.safetensors", kind="checkpoint")
+    kinds = {name.split("/")[1] for name in tensors if name.startswith("moments/")}
+    assert kinds == ({"shared"} if moments == "shared" else {"meta-loss", "imitation of sgd"})
+    seen = []
+    assert fingerprint(train(tmp_path, **run)) == fingerprint(train(listeners=[seen.append], **run))
+    assert {event["moments"] for event in seen if "moments" in event} == {"meta-loss", "imitation of sgd"}
+
+
+def both_losses():
+    return Imitation(teachers={"sgd": SGD(0.01)}, ratio=0.5)
 
 
 class Minibatches(Quadratics):
@@ -159,6 +180,41 @@ def test_a_validation_is_the_mean_of_the_last_iterates():
     stream = Stream(PLAN.seed, ("validation",), tasks=range(PLAN.validation_tasks))
     losses = run_curves(L2ODM.for_quadratics(), Quadratics(4), stream, steps=12).losses  # [tasks, steps + 1]
     assert train().validations[0].value == pytest.approx(float(losses[:, -3:].mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("wrap", [RandomScaling, ConvexRegulariser])
+def test_validations_are_on_the_validation_family(wrap):
+    family = wrap(Quadratics(4))
+    stream = Stream(PLAN.seed, ("validation",), tasks=range(PLAN.validation_tasks))
+    losses = run_curves(L2ODM.for_quadratics(), Quadratics(4), stream, steps=12).losses  # [tasks, steps + 1]
+    trained = metatrain(L2ODM.for_quadratics(), family, MetaLoss(), PLAN, validation_family=Quadratics(4))
+    wrapped = metatrain(L2ODM.for_quadratics(), family, MetaLoss(), PLAN)
+    assert trained.validations[0].value == pytest.approx(float(losses[:, -3:].mean()), rel=1e-12)
+    assert wrapped.validations[0].value != trained.validations[0].value
+    assert trained.card.training_tasks == family.name
+    assert trained.card.configuration["validation family"] == "quadratics-4d"
+
+
+def test_the_validation_family_is_part_of_the_run(tmp_path):
+    scaled = RandomScaling(Quadratics(4))
+    options = {"plan": PLAN, "directory": tmp_path, "validation_family": Quadratics(4)}
+    with pytest.raises(StoppedError):
+        metatrain(L2ODM.for_quadratics(), scaled, MetaLoss(), listeners=[stop_at(8)], **options)
+    for other in (None, scaled, Quadratics(3), Quadratics(4, start_scale=2.0)):
+        with pytest.raises(CheckpointError, match=r"of another run \(validation"):
+            metatrain(L2ODM.for_quadratics(), scaled, MetaLoss(), **{**options, "validation_family": other})
+    resumed = metatrain(L2ODM.for_quadratics(), scaled, MetaLoss(), **options)
+    whole = metatrain(L2ODM.for_quadratics(), scaled, MetaLoss(), PLAN, validation_family=Quadratics(4))
+    assert fingerprint(resumed) == fingerprint(whole)
+
+
+def test_a_validation_family_that_is_the_training_family_is_no_other_run(tmp_path):
+    family = Quadratics(4)
+    with pytest.raises(StoppedError):
+        train(tmp_path, listeners=[stop_at(8)])
+    assert metatrain(
+        L2ODM.for_quadratics(), family, MetaLoss(), PLAN, validation_family=family, directory=tmp_path
+    ).finished
 
 
 def test_a_signal_ends_the_run_cleanly_and_it_resumes(tmp_path):
@@ -353,6 +409,58 @@ def test_clipping_bounds_the_meta_gradient():
 def test_float64_runs_in_float64():
     trained = train(plan=dataclasses.replace(PLAN, dtype="float64"))
     assert all(parameter.dtype == torch.float64 for parameter in trained.optimizer.parameters())
+
+
+class Blind(Quadratics):
+    """A family whose gradients mean nothing."""
+
+    offers = frozenset({"loss", "params"})
+
+
+class Curious(L2ODM):
+    """Wants to see what no family shows."""
+
+    reads = frozenset({"grad", "curvature"})
+
+
+class CuriousTeacher(SGD):
+    reads = frozenset({"grad", "curvature"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((L2ODM(), Blind(4), MetaLoss()), {}, "method 'meta-loss' reads grad of a task, and quadratics-4d offers loss"),
+        ((L2ODM(), RandomScaling(Blind(4)), MetaLoss()), {}, "reads grad of a task, and quadratics-4d-scaled offers"),
+        ((L2ODM(), ConvexRegulariser(Blind(4)), MetaLoss()), {}, "reads grad of a task"),
+        ((Curious(), Quadratics(4), MetaLoss()), {}, "learned optimizer L2O-DM reads curvature of a task"),
+        (
+            (L2ODM(), Quadratics(4), MetaLoss()),
+            {"validation_family": Blind(4)},
+            "learned optimizer L2O-DM reads grad of a task",
+        ),
+        (
+            (L2ODM(), Quadratics(4), Imitation(teachers={"sgd": SGD(0.1), "odd": CuriousTeacher(0.1)})),
+            {},
+            "teacher odd reads curvature of a task, and quadratics-4d offers grad, loss, params; take one that reads",
+        ),
+        (
+            (L2ODM(), Quadratics(4), Imitation(SelfImproving(helpers={"odd": CuriousTeacher(0.1)}))),
+            {},
+            "helper odd reads curvature",
+        ),
+        (
+            (L2ODM(), Quadratics(4), Imitation(ratio=(0.0, 0.3))),
+            {},
+            r"ratio is \(0.0, 0.3\), 2 shares of trajectories, and the horizon has 1 stage; pass one share for each",
+        ),
+        ((L2ODM(), Quadratics(4), Imitation(Imitation(ratio=(0.0, 0.3)))), {}, r"ratio is \(0.0, 0.3\)"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_anything_runs(arguments, options, message, tmp_path):
+    with pytest.raises(ArgumentError, match=message):
+        metatrain(*arguments, PLAN, directory=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_has_no_meta_parameters_is_refused():

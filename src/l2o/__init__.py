@@ -3,7 +3,7 @@
 from l2o.curves import Curves, run_curves
 from l2o.errors import L2OError
 from l2o.horizons import ConstantHorizon, Curriculum
-from l2o.meta_optimizer import MetaAdam
+from l2o.meta_optimizer import MetaAdam, MetaRMSprop
 from l2o.metatrain import MetaTrained, Plan, metatrain
 from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
@@ -44,6 +44,7 @@ __all__ = [
     "MLPClassifier",
     "MetaAdam",
     "MetaLoss",
+    "MetaRMSprop",
     "MetaTrained",
     "ModuleTask",
     "Momentum",

@@ -21,7 +21,7 @@ from l2o.errors import ArgumentError, CheckpointError, DivergedError
 from l2o.events import Event, JsonLines, Listener
 from l2o.horizons import ConstantHorizon, Curriculum, Stage, Standing
 from l2o.kernels.select import backend_name, checked
-from l2o.meta_optimizer import MetaAdam, MetaOptimizer, global_norm, is_finite, snapshot
+from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaSettings, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.weights import Card
@@ -29,7 +29,6 @@ from l2o.processes.optimizee import Optimizee
 from l2o.provenance import source_commit
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
-from l2o.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Plan:
         trajectories: number of trajectories ("meta-epochs" in the papers).
         horizon: inner steps of a trajectory, and inner steps between meta-updates; a `Curriculum` lets them grow.
         tasks: tasks in one trajectory; the meta-gradient is their mean.
-        meta_optimizer: how the meta-parameters are stepped.
+        meta_optimizer: how the meta-parameters are stepped: `MetaAdam` or `MetaRMSprop`.
         validate_every: trajectories between validations; of a curriculum, the length of a period.
         validation_tasks: tasks of a validation, always the same ones.
         validation_last: a validation's value is the mean loss of this many last iterates; 1 is the papers' choice.
@@ -57,7 +56,7 @@ class Plan:
     trajectories: int = 100
     horizon: ConstantHorizon | Curriculum = field(default_factory=ConstantHorizon)
     tasks: int = 1
-    meta_optimizer: MetaAdam = field(default_factory=MetaAdam)
+    meta_optimizer: MetaSettings = field(default_factory=MetaAdam)
     validate_every: int = 10
     validation_tasks: int = 20
     validation_last: int = 20
@@ -135,6 +134,7 @@ def metatrain(
     method: Method,
     plan: Plan,
     *,
+    validation_family: TaskFamily | None = None,
     directory: Path | None = None,
     listeners: Sequence[Listener] = (),
     accept_changed_environment: bool = False,
@@ -147,19 +147,24 @@ def metatrain(
 
     Args:
         optimizer: what is trained; must have meta-parameters.
-        family: where tasks come from, for training and validation.
+        family: where tasks come from.
         method: how meta-gradients are got.
         plan: everything else.
+        validation_family: where the tasks of validations come from; by default `family`. Pass the family itself where
+            training draws from a wrapped one: a validation is to measure what is wanted, not what is practised on.
         directory: where checkpoints and events go; None to keep nothing.
         listeners: who else is told of events.
         accept_changed_environment: resume although the number of threads, the torch version or the back end changed;
             the result then differs in its last bits.
 
     Raises:
+        ArgumentError: optimizer, family, method and plan do not fit each other; nothing has run yet.
         DivergedError: `plan.patience` windows in a row had no finite meta-gradient.
         CheckpointError: the directory holds the checkpoint of another run, or a damaged one.
     """
-    run = _Run(optimizer, family, method, plan, directory, listeners, accept_changed_environment)
+    validated = family if validation_family is None else validation_family
+    _check_fit(optimizer, family, validated, method, plan)
+    run = _Run(optimizer, family, validated, method, plan, directory, listeners, accept_changed_environment)
     with _stop_requested() as stop:
         return run.go(stop)
 
@@ -195,6 +200,7 @@ class _Run:
         self,
         optimizer: LearnedOptimizer,
         family: TaskFamily,
+        validation_family: TaskFamily,
         method: Method,
         plan: Plan,
         directory: Path | None,
@@ -204,12 +210,12 @@ class _Run:
         self.optimizer = optimizer.to(plan.device, plan.torch_dtype)
         if plan.backend != "auto":
             optimizer.backend = plan.backend
-        self.family, self.method, self.plan = family, method, plan
+        self.family, self.validation_family, self.method, self.plan = family, validation_family, method, plan
         self.meta_optimizer = MetaOptimizer(self.optimizer, plan.meta_optimizer, method.moments)
         self.progress = _Progress(standing=plan.horizon.begin())
         self.best_parameters, self.best_moments = snapshot(self.optimizer), self.meta_optimizer.tree()
         self.trajectory: Trajectory | None = None
-        self.identity = _identity(self.optimizer, family, method, plan)
+        self.identity = _identity(self.optimizer, family, validation_family, method, plan)
         self.log = JsonLines(directory / "events.jsonl") if directory else None
         self.listeners = [*([self.log] if self.log else []), *listeners]
         self.path = directory / "checkpoint.safetensors" if directory else None
@@ -276,7 +282,7 @@ class _Run:
         stream = Stream(plan.seed, ("validation",), tasks=range(plan.validation_tasks))
         curves = run_curves(
             self.optimizer,
-            self.family,
+            self.validation_family,
             stream,
             steps=stage.validation_steps,
             device=plan.device,
@@ -395,28 +401,59 @@ class _Run:
         self.log.rewind(metadata["log_position"])
 
 
-def _identity(optimizer: LearnedOptimizer, family: TaskFamily, method: Method, plan: Plan) -> dict[str, Any]:
+def _check_fit(
+    optimizer: LearnedOptimizer, family: TaskFamily, validation_family: TaskFamily, method: Method, plan: Plan
+) -> None:
+    """An error if what is put together does not fit."""
+    method.check(len(plan.horizon.stages))
+    readers = {f"method {method.name!r}": method.reads, f"learned optimizer {optimizer.name}": optimizer.reads}
+    readers |= {who: rule.reads for who, rule in method.companions().items()}
+    for who, reads in readers.items():
+        _check_offer(family, who, reads)
+    _check_offer(validation_family, f"learned optimizer {optimizer.name}", optimizer.reads)
+
+
+def _check_offer(family: TaskFamily, who: str, reads: frozenset[str]) -> None:
+    if lacking := reads - family.offers:
+        raise ArgumentError(
+            f"{who} reads {', '.join(sorted(lacking))} of a task, and {family.name} offers "
+            f"{', '.join(sorted(family.offers)) or 'nothing'}; take one that reads less, or a family that offers more"
+        )
+
+
+def _identity(
+    optimizer: LearnedOptimizer, family: TaskFamily, validation_family: TaskFamily, method: Method, plan: Plan
+) -> dict[str, Any]:
     """What makes a run this run, in JSON: a checkpoint of another one is refused."""
     stream = Stream(plan.seed, ("identity",))
-    instance = family.sample(stream)
-    batch = family.gather(family.batch_indices(instance, stream))
-    drawn: Tree = trees.join(instance=instance, start=family.init(instance, stream), batch=batch)
     described = {
         "optimizer": optimizer.name,
         "config": optimizer.config(),
         "initial": checkpoint.digest(optimizer.state_dict()),
         "family": family.name,
-        "task": checkpoint.digest(drawn),
+        "task": _digest(family, stream),
         "method": method.describe(),
         "plan": dataclasses.asdict(plan),
     }
+    if validation_family is not family:
+        described |= {
+            "validation family": validation_family.name,
+            "validation task": _digest(validation_family, stream),
+        }
     return json.loads(json.dumps(described))
 
 
+def _digest(family: TaskFamily, stream: Stream) -> str:
+    """A digest of one task, its start and its first minibatch."""
+    instance = family.sample(stream)
+    batch = family.gather(family.batch_indices(instance, stream))
+    return checkpoint.digest(trees.join(instance=instance, start=family.init(instance, stream), batch=batch))
+
+
 def _refuse_difference(path: Path, what: str, saved: dict[str, Any], now: dict[str, Any], remedy: str) -> None:
-    names = [name for name in now if saved.get(name) != now[name]]
+    names = [name for name in {**now, **saved} if saved.get(name) != now.get(name)]
     if names:
-        differences = "; ".join(f"{name}: {saved.get(name)} there, {now[name]} here" for name in names)
+        differences = "; ".join(f"{name}: {saved.get(name)} there, {now.get(name)} here" for name in names)
         raise CheckpointError(f"{path} is of another {what} ({differences}); {remedy}")
 
 

@@ -2,22 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from l2o.agent import Backend
 from l2o.cli import choices
-from l2o.cli.options import INTERRUPTED, TaskOptions, rule, save_configuration
+from l2o.cli.options import INTERRUPTED, save_configuration
+from l2o.cli.train_options import HorizonOptions, MetaOptimizerOptions, MethodOptions, TrainingTaskOptions
 from l2o.events import Listener, TensorBoard
 from l2o.experiments.study import draw_meta_training
-from l2o.horizons import ConstantHorizon, Curriculum
-from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan, metatrain
-from l2o.methods.base import Method
-from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation
-from l2o.methods.self_improving import SelfImproving
 from l2o.optimizers.weights import save
 from l2o.progress import ProgressBar
 
@@ -32,43 +28,16 @@ class Train:
     Example: l2o train --task mlp --data mnist --optimizer rnnprop --objective log --out runs/mnist
     """
 
-    task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
+    task: tyro.conf.OmitArgPrefixes[TrainingTaskOptions] = field(default_factory=TrainingTaskOptions)
     optimizer: str = "rnnprop"
     """What is trained: a name that `l2o list` shows, or module:Name of your own class."""
-    method: Literal["meta-loss", "unrolled", "self-improving"] = "meta-loss"
-    """How meta-gradients are got: first order through replay, exact second order, or first order on trajectories of
-    which the teachers take some steps."""
-    objective: Literal["loss", "log"] = "loss"
-    """Whether the meta-loss sums losses or their logarithms."""
-    weights: Literal["all", "last"] = "all"
-    """Whether every iterate of a window counts, or only the last."""
-    teachers: tuple[str, ...] = ()
-    """Rules with learning rates, as adam:0.01 sgd:0.1 adagrad:0.01, that the learned optimizer imitates on a share of
-    the trajectories; with method self-improving, that take some of its steps."""
-    imitation: tuple[float, ...] = (0.3,)
-    """Share of trajectories that a teacher drives; several are those of the stages of a curriculum."""
-    teacher_order: Literal["uniform", "turn"] = "uniform"
-    """Whether the teacher of a trajectory is drawn, or teachers take turns."""
-    fade: int = 100
-    """Trajectories after which the teachers of method self-improving take no more steps."""
+    method: tyro.conf.OmitArgPrefixes[MethodOptions] = field(default_factory=MethodOptions)
+    horizon: tyro.conf.OmitArgPrefixes[HorizonOptions] = field(default_factory=HorizonOptions)
+    meta_optimizer: tyro.conf.OmitArgPrefixes[MetaOptimizerOptions] = field(default_factory=MetaOptimizerOptions)
     trajectories: int = 200
     """Trajectories to train on."""
-    horizon: int = 100
-    """Inner steps of a trajectory."""
-    curriculum: tuple[int, ...] = ()
-    """Inner steps of the stages of a curriculum, rising, as 100 200 500; instead of --horizon."""
-    periods: int = 3
-    """Validations of a stage of the curriculum before it may end."""
-    window: int = 20
-    """Inner steps between meta-updates."""
     tasks: int = 1
     """Tasks in one trajectory."""
-    learning_rate: float = 1e-3
-    """Meta learning rate of Adam."""
-    final_learning_rate: float | None = None
-    """Meta learning rate at the end of the run, reached along half a cosine; none keeps it constant."""
-    clip: float | None = None
-    """Largest norm of a meta-gradient; none for no clipping."""
     validate_every: int = 10
     """Trajectories between validations."""
     validation_tasks: int = 10
@@ -98,13 +67,14 @@ class Train:
         """The plan that the options describe."""
         return Plan(
             trajectories=self.trajectories,
-            horizon=self._horizon(),
+            horizon=self.horizon.made(),
             tasks=self.tasks,
-            meta_optimizer=MetaAdam(self.learning_rate, self.final_learning_rate, self.clip),
+            meta_optimizer=self.meta_optimizer.made(),
             validate_every=self.validate_every,
             validation_tasks=self.validation_tasks,
             validation_last=self.validation_last,
             checkpoint_every=self.checkpoint_every,
+            restore_meta_optimizer=self.horizon.restore_meta_optimizer,
             patience=self.patience,
             seed=self.seed,
             device=self.device,
@@ -112,32 +82,24 @@ class Train:
             backend=self.backend,
         )
 
-    def _horizon(self) -> ConstantHorizon | Curriculum:
-        if self.curriculum:
-            return Curriculum(self.curriculum, window=self.window, periods=self.periods)
-        return ConstantHorizon(self.horizon, self.window)
-
-    def meta_method(self) -> Method:
-        """The method that the options describe."""
-        teachers = {name: rule(name) for name in self.teachers}
-        if self.method == "self-improving":
-            helpers = teachers or PUBLISHED_TEACHERS
-            return SelfImproving(helpers=helpers, fade=self.fade, weights=self.weights, objective=self.objective)
-        method = choices.METHODS[self.method](self.weights, self.objective)
-        if not teachers:
-            return method
-        return Imitation(method, teachers=teachers, ratio=self.imitation, order=self.teacher_order)
-
     def run(self) -> int:
         console = Console()
-        plan, family = self.plan(), self.task.family()
+        plan, method, family = self.plan(), self.method.made(), self.task.family()
+        training_family = self.task.training_family(family)
         learned = choices.learned_optimizer(self.optimizer, self.seed)
-        method = self.meta_method()
-        if not (self.out / "options.json").exists():  # a run that is refused leaves those of the run that is there
+        if not (self.out / "checkpoint.safetensors").exists():  # a run that is refused leaves the options of that one
             save_configuration(self.out, "train", self)
         listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []
-        with ProgressBar(plan.trajectories, learned.name, periods=bool(self.curriculum)) as bar:
-            trained = metatrain(learned, family, method, plan, directory=self.out, listeners=[*listeners, bar])
+        with ProgressBar(plan.trajectories, learned.name, periods=bool(self.horizon.curriculum)) as bar:
+            trained = metatrain(
+                learned,
+                training_family,
+                method,
+                plan,
+                validation_family=family,
+                directory=self.out,
+                listeners=[*listeners, bar],
+            )
         if not trained.finished:
             console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
             return INTERRUPTED

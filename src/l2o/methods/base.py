@@ -1,8 +1,9 @@
 """Methods: how a meta-gradient is got from a trajectory."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
@@ -45,9 +46,20 @@ class Method(ABC):
     moments: tuple[str, ...]
     """Names of the meta-optimizer states it needs: losses of different size must not share one Adam."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"grad", "loss"})
+    """What it asks of a task family itself, in the words of `TaskFamily.offers`: here the meta-loss and its slopes."""
+
     def describe(self) -> dict[str, Any]:
         """Its name and settings, in JSON: what a checkpoint and a card are bound to."""
         return {"name": self.name, **vars(self)}
+
+    def companions(self) -> Mapping[str, LearnedOptimizer]:
+        """Who sees the tasks beside the learned optimizer, by what errors call them; nobody by default."""
+        return {}
+
+    def check(self, stages: int) -> None:
+        """An error if its settings do not fit a horizon of so many stages. Called before anything runs."""
+        del stages
 
     def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
         """A trajectory at its start, in a stage of the horizon."""

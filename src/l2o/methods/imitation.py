@@ -72,6 +72,17 @@ class Imitation(Method):
             "order": self.order,
         }
 
+    def companions(self) -> Mapping[str, LearnedOptimizer]:
+        return {**self.method.companions(), **{f"teacher {name}": rule for name, rule in self.teachers.items()}}
+
+    def check(self, stages: int) -> None:
+        if len(self.ratios) > stages:
+            raise ArgumentError(
+                f"ratio is {self.ratios}, {len(self.ratios)} shares of trajectories, and the horizon has {stages} "
+                f"{'stage' if stages == 1 else 'stages'}; pass one share for each stage, or one for all"
+            )
+        self.method.check(stages)
+
     def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
         draw = float(rng.child("imitate").over(range(1)).uniform())
         if draw >= self.ratios[min(stage, len(self.ratios) - 1)]:

@@ -73,6 +73,9 @@ class SelfImproving(Method):
             "fade": self.fade,
         }
 
+    def companions(self) -> Mapping[str, LearnedOptimizer]:
+        return {f"helper {name}": rule for name, rule in self.helpers.items()}
+
     def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
         states: States = {
             "agent": optimizer.init_state(process.params, rng.child("agent")),

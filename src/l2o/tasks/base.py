@@ -20,6 +20,9 @@ class TaskFamily(ABC):
     name: str
     """The family's name in reports and cards."""
 
+    offers: frozenset[str] = frozenset({"grad", "loss", "params"})
+    """The kinds of observation leaves that mean something here: a rule or method that reads another one is refused."""
+
     def sample(self, rng: Stream) -> Tree:
         """Draws what distinguishes the tasks from each other: leaves `[tasks, ...]`, none by default."""
         del rng

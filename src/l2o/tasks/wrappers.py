@@ -49,7 +49,7 @@ class RandomScaling(TaskFamily):
                 known = ", ".join(self._shapes)
                 raise ArgumentError(f"spreads names {prefix!r}, but no parameter begins so; there are {known}")
         self.name = f"{family.name}-scaled"
-        self.family = family
+        self.family, self.offers = family, family.offers
         self.spread_of = {
             name: chosen[max((prefix for prefix in chosen if name.startswith(prefix)), key=len)]
             for name in self._shapes
@@ -113,7 +113,7 @@ class ConvexRegulariser(TaskFamily):
         if coordinates < 1:
             raise ArgumentError(f"coordinates is {coordinates}; the regulariser needs at least 1")
         self.name = f"{family.name}-regularised"
-        self.family = family
+        self.family, self.offers = family, family.offers
         self.coordinates = coordinates
 
     def sample(self, rng: Stream) -> Tree:

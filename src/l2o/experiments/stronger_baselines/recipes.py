@@ -112,7 +112,7 @@ leaves the optimizer where it starts."""
 def recipes(preset: str) -> Mapping[str, Recipe]:
     """All recipes of a preset by the name in the figures."""
     plans = PLANS[preset]
-    rising = (0.0, 0.1, 0.3, 0.3)
+    rising = (0.0, 0.1, 0.3, 0.3)[: len(plans.dm_curriculum.horizon.stages)]
     return {
         "L2O-DM": Recipe(_dm, MetaLoss(), plans.dm),
         "L2O-DM-AUG": Recipe(_dm, MetaLoss(), plans.dm_longer),

@@ -1,0 +1,165 @@
+"""Options of `l2o train`, by what they are about; one that has no effect beside the others is refused."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from l2o.cli import choices
+from l2o.cli.options import TaskOptions, rule
+from l2o.errors import ArgumentError
+from l2o.horizons import ConstantHorizon, Curriculum
+from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
+from l2o.methods.base import Method
+from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation, Order
+from l2o.methods.meta_loss import Objective, Weights
+from l2o.methods.self_improving import SelfImproving
+from l2o.tasks.base import TaskFamily
+from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
+
+
+@dataclass(frozen=True)
+class TrainingTaskOptions(TaskOptions):
+    """What it is trained on. Validations are always on the task itself, neither regularised nor scaled."""
+
+    convex_regulariser: int = 0
+    """Easy coordinates added to every training task; Lv et al. 2017 take 20, and 0 adds none."""
+    random_scaling: float = 0.0
+    """Spread r of random units, exp of U(-r, r), of training parameters; Lv et al. 2017 take 3, and 0 scales none."""
+    regulariser_scaling: float = 1.0
+    """Spread of the units of the regulariser's own coordinates, where both are asked for."""
+
+    def training_family(self, family: TaskFamily) -> TaskFamily:
+        """The family that training draws from: regularised, then scaled, where asked for."""
+        if not (self.convex_regulariser and self.random_scaling):
+            refuse_unused(self, "regulariser_scaling", reason="without --convex-regulariser and --random-scaling")
+        if self.convex_regulariser:
+            family = ConvexRegulariser(family, coordinates=self.convex_regulariser)
+        if not self.random_scaling:
+            return family
+        spreads = {"regulariser/": self.regulariser_scaling} if self.convex_regulariser else {}
+        return RandomScaling(family, self.random_scaling, spreads=spreads)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How meta-gradients are got, and who else drives."""
+
+    method: Literal["meta-loss", "unrolled", "self-improving"] = "meta-loss"
+    """First order through replay; exact second order; or first order where helpers take some of the steps."""
+    objective: Objective = "loss"
+    """Whether the meta-loss sums losses or their logarithms."""
+    weights: Weights = "all"
+    """Whether every iterate of a window counts, or only the last."""
+    teachers: tuple[str, ...] = ()
+    """Rules with learning rates, as adam:0.01 sgd:0.1, to imitate; with self-improving, the helpers."""
+    imitation: tuple[float, ...] = ()
+    """Share of the trajectories that a teacher drives, 0.3 if not given; several: one for each stage."""
+    teacher_order: Order = "uniform"
+    """Whether the teacher of a trajectory is drawn, or teachers take turns."""
+    helper_start: float | None = None
+    """Probability of each helper of self-improving at first; none shares evenly with the learned optimizer."""
+    fade: int = 100
+    """Trajectories after which the helpers of self-improving take no more steps."""
+
+    def made(self) -> Method:
+        """The method that the options describe."""
+        teachers = {name: rule(name) for name in self.teachers}
+        if self.method == "self-improving":
+            refuse_unused(self, "imitation", "teacher_order", reason="with --method self-improving")
+            return SelfImproving(
+                helpers=teachers or PUBLISHED_TEACHERS,
+                start=self.helper_start,
+                fade=self.fade,
+                weights=self.weights,
+                objective=self.objective,
+            )
+        refuse_unused(self, "helper_start", "fade", reason="without --method self-improving")
+        method = choices.METHODS[self.method](self.weights, self.objective)
+        if not teachers:
+            refuse_unused(self, "imitation", "teacher_order", reason="without --teachers, as adam:0.01")
+            return method
+        return Imitation(method, teachers=teachers, ratio=self.imitation or 0.3, order=self.teacher_order)
+
+
+@dataclass(frozen=True)
+class HorizonOptions:
+    """How many inner steps a trajectory has."""
+
+    horizon: int = 100
+    """Inner steps of a trajectory."""
+    window: int = 20
+    """Inner steps between meta-updates."""
+    curriculum: tuple[int, ...] = ()
+    """Inner steps of the stages of a curriculum, rising, as 100 200 500; instead of --horizon."""
+    validation_steps: tuple[int, ...] = ()
+    """Inner steps of each stage's validations; if not given, those of the next stage, half as many again at the end."""
+    periods: int = 3
+    """Validations of a stage before it may end."""
+    longest_stage: int = 30
+    """Validations after which a stage ends even if every one was the best so far."""
+    restore_meta_optimizer: bool = True
+    """Whether a stage takes up the moments that belong to its meta-parameters, or keeps those of the end."""
+
+    def made(self) -> ConstantHorizon | Curriculum:
+        """The horizon that the options describe."""
+        if not self.curriculum:
+            only = ("validation_steps", "periods", "longest_stage", "restore_meta_optimizer")
+            refuse_unused(self, *only, reason="without --curriculum, as 100 200 500")
+            return ConstantHorizon(self.horizon, self.window)
+        refuse_unused(self, "horizon", reason="beside --curriculum")
+        return Curriculum(
+            self.curriculum,
+            self.validation_steps or None,
+            window=self.window,
+            periods=self.periods,
+            longest_stage=self.longest_stage,
+        )
+
+
+@dataclass(frozen=True)
+class MetaOptimizerOptions:
+    """How the meta-parameters are stepped."""
+
+    meta_optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Adam, or RMSprop as the public code of Wichrowska et al. 2017 has it."""
+    learning_rate: float = 1e-3
+    """Meta learning rate."""
+    final_learning_rate: float | None = None
+    """Meta learning rate at the end of the run, reached along half a cosine; none keeps it constant."""
+    clip: float | None = None
+    """Adam: largest norm of a meta-gradient; none for no clipping."""
+    element_clip: float | None = 1e4
+    """RMSprop: largest size of each number of a meta-gradient; none for no clipping."""
+    decay: float = 0.9
+    """RMSprop: decay of the mean square."""
+    epsilon: float = 1e-20
+    """RMSprop: added to the mean square under the root."""
+    moments: Literal["own", "shared"] = "own"
+    """RMSprop: whether each kind of loss has mean squares of its own, or all share one."""
+
+    def made(self) -> MetaSettings:
+        """The settings that the options describe."""
+        if self.meta_optimizer == "adam":
+            only = ("element_clip", "decay", "epsilon", "moments")
+            refuse_unused(self, *only, reason="without --meta-optimizer rmsprop")
+            return MetaAdam(self.learning_rate, self.final_learning_rate, self.clip)
+        refuse_unused(self, "clip", reason="with --meta-optimizer rmsprop; use --element-clip")
+        return MetaRMSprop(
+            self.learning_rate,
+            self.final_learning_rate,
+            decay=self.decay,
+            epsilon=self.epsilon,
+            element_clip=self.element_clip,
+            moments=self.moments,
+        )
+
+
+def refuse_unused(options: Any, *names: str, reason: str) -> None:
+    """An error if one of the options is not at its default, though it has no effect here."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name in names:
+        value = getattr(options, name)
+        if value != defaults[name]:
+            flag = f"--{name.replace('_', '-')}"
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ArgumentError(f"{flag} is {shown}, and has no effect {reason}")
