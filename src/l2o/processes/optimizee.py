@@ -74,8 +74,12 @@ class Optimizee:
         return {**trees.join(params=self.params), "survivors": self.survivors}
 
     def restored(self, snapshot: Tree, step: int) -> "Optimizee":
-        """This trajectory at the step at which `snapshot` was taken."""
-        return replace(self, params=trees.select(snapshot, "params"), survivors=snapshot["survivors"], step=step)
+        """This trajectory at the step at which `snapshot` was taken, its parameters in the order that they have here.
+
+        A file gives the leaves back in any order, and the order is what a flat state of coordinates goes by.
+        """
+        params = {name: snapshot[f"params/{name}"] for name in self.params}
+        return replace(self, params=params, survivors=snapshot["survivors"], step=step)
 
     @cached_property
     def _observed(self) -> tuple[Tree, Tree, Tensor]:
