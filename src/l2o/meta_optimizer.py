@@ -221,7 +221,7 @@ class _RMSpropMoments:
         return trees.join(mean_square=self._mean_square)
 
     def load(self, tree: Tree) -> None:
-        self._mean_square = trees.map_leaves(torch.clone, trees.select(tree, "mean_square"))
+        self._mean_square = {name: tree[f"mean_square/{name}"].clone() for name in self._parameters}
 
 
 def global_norm(gradient: Mapping[str, Tensor]) -> float:
