@@ -47,6 +47,7 @@ class Fault:
 
 
 REPLAY = ("tests/test_replay.py",)
+META_OPTIMIZER = ("tests/test_meta_optimizer.py",)
 CURRICULUM = ("tests/test_horizons.py", "tests/methods/test_imitation.py")
 KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "tests/kernels/test_select.py")
 CHECKPOINT = ("tests/test_checkpoint.py",)
@@ -536,7 +537,7 @@ FAULTS = [
     Fault(
         "meta learning rate not handed to Adam",
         "meta_optimizer.py",
-        '        adam.param_groups[0]["lr"] = self._settings.at(progress)\n',
+        '        self._adam.param_groups[0]["lr"] = learning_rate\n',
         "",
         metatrain("a_first_meta_step_is_as_long_as_the_meta_learning_rate_of_its_time"),
     ),
@@ -567,6 +568,55 @@ FAULTS = [
         "self.started = time.perf_counter() - self.progress.seconds",
         "self.started = time.perf_counter()",
         metatrain("a_finished_run_called_again_gives_its_result"),
+    ),
+    Fault(
+        "the mean square of RMSprop starts at zero",
+        "meta_optimizer.py",
+        "trees.map_leaves(torch.ones_like, parameters)",
+        "trees.map_leaves(torch.zeros_like, parameters)",
+        META_OPTIMIZER,
+    ),
+    Fault(
+        "epsilon of RMSprop stands outside the root",
+        "meta_optimizer.py",
+        "(self._mean_square[name] + epsilon).sqrt()",
+        "(self._mean_square[name].sqrt() + epsilon)",
+        META_OPTIMIZER,
+    ),
+    Fault(
+        "all losses share the mean squares of RMSprop",
+        "meta_optimizer.py",
+        '{"own": loss, "shared": "shared"}[self.moments]',
+        '"shared"',
+        META_OPTIMIZER,
+    ),
+    Fault(
+        "validation on the wrapped tasks of training",
+        "metatrain.py",
+        "            self.validation_family,\n            stream,",
+        "            self.family,\n            stream,",
+        metatrain("validations_are_on_the_validation_family"),
+    ),
+    Fault(
+        "the validation family does not count as part of the run",
+        "metatrain.py",
+        "    if validation_family is not family:\n",
+        "    if not validation_family:\n",
+        metatrain("the_validation_family_is_part_of_the_run"),
+    ),
+    Fault(
+        "nobody asks what teachers read",
+        "metatrain.py",
+        "    readers |= {who: rule.reads for who, rule in method.companions().items()}\n",
+        "",
+        metatrain("what_does_not_fit_together_is_refused_before_anything_runs"),
+    ),
+    Fault(
+        "a resumed trajectory has its parameters in the order of the file",
+        "processes/optimizee.py",
+        'params = {name: snapshot[f"params/{name}"] for name in self.params}',
+        'params = trees.select(snapshot, "params")',
+        REPLAY,
     ),
     # Curves.
     Fault(

@@ -11,7 +11,7 @@ import torch
 from l2o import checkpoint
 from l2o.curves import run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
-from l2o.horizons import ConstantHorizon
+from l2o.horizons import ConstantHorizon, Curriculum
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaRMSprop, snapshot
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.imitation import Imitation
@@ -95,6 +95,52 @@ def test_a_run_with_rmsprop_resumes_to_the_same_bits(moments, number, tmp_path):
 
 def both_losses():
     return Imitation(teachers={"sgd": SGD(0.01)}, ratio=0.5)
+
+
+class StoppedInside(Quadratics):
+    """A kill in the middle of the validation of that number."""
+
+    def __init__(self, dimensions, *, at=None):
+        super().__init__(dimensions)
+        self.at, self.validations = at, 0
+
+    def batch_indices(self, instance, rng):
+        self.validations += "validation" in rng.names and rng.step == 0
+        if "validation" in rng.names and rng.step == 5 and self.validations == self.at:
+            raise StoppedError
+        return {}
+
+
+GROWING = dataclasses.replace(
+    PLAN, trajectories=12, horizon=Curriculum((4, 8), window=4, periods=2, longest_stage=3), validate_every=1
+)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("plan", [PLAN, GROWING], ids=["constant", "curriculum"])
+def test_a_run_killed_during_a_validation_resumes_to_the_same_bits(plan, number, tmp_path):
+    plan = dataclasses.replace(plan, checkpoint_every=1, trajectories=max(8, plan.trajectories))
+    with pytest.raises(StoppedError):
+        train(tmp_path, family=lambda dimensions: StoppedInside(dimensions, at=number), plan=plan)
+    assert (tmp_path / "checkpoint.safetensors").exists() == (number > 1 or plan.horizon != PLAN.horizon)
+    assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
+
+
+def test_a_run_killed_in_the_middle_of_a_stage_resumes_to_the_same_bits(tmp_path):
+    plan, seen = dataclasses.replace(GROWING, checkpoint_every=1), []
+
+    def listen(event):  # in the second stage, after its baseline and a period, within a trajectory
+        seen.append(event)
+        inside = [e["kind"] for e in seen if e["kind"] == "validation" and e["stage"] == 1]
+        if event["kind"] == "window" and event["window"] == 1 and len(inside) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(tmp_path, plan=plan, listeners=[listen])
+    _, metadata = checkpoint.read(tmp_path / "checkpoint.safetensors", kind="checkpoint")
+    standing = metadata["progress"]["standing"]
+    assert (standing["stage"], standing["periods"], metadata["progress"]["window"]) == (1, 1, 1)
+    assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
 
 
 class Minibatches(Quadratics):

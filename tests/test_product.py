@@ -1,7 +1,6 @@
 """Every method with every horizon, learned optimizer and task family: exact meta-gradients, and resuming exactly."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +35,6 @@ from l2o.tasks.wrappers import RandomScaling
 
 TASKS = 2
 RULES = {"adam": Adam(0.01), "sgd": SGD(1e-3)}
-
 
 
 def first_order(method, optimizer, trajectory, steps):

@@ -148,6 +148,7 @@ def test_wrappers_have_the_spreads_and_coordinates_asked_for():
     [
         (["--imitation", "0.3"], "--imitation is 0.3, and has no effect without --teachers"),
         (["--teacher-order", "turn"], "--teacher-order is turn, and has no effect without --teachers"),
+        (["--teachers", "sgd:0.1", "sgd:0.1"], "--teachers is sgd:0.1 sgd:0.1, and names one twice"),
         (["--fade", "5"], "--fade is 5, and has no effect without --method self-improving"),
         (["--helper-start", "0.1"], "--helper-start is 0.1, and has no effect without --method self-improving"),
         (

@@ -64,6 +64,8 @@ class MethodOptions:
     def made(self) -> Method:
         """The method that the options describe."""
         teachers = {name: rule(name) for name in self.teachers}
+        if len(teachers) < len(self.teachers):
+            raise ArgumentError(f"--teachers is {' '.join(self.teachers)}, and names one twice; name each once")
         if self.method == "self-improving":
             refuse_unused(self, "imitation", "teacher_order", reason="with --method self-improving")
             return SelfImproving(

@@ -27,7 +27,7 @@ class Estimate:
     Args:
         gradient: the meta-gradient, one tensor for each meta-parameter, by name.
         value: the meta-loss over the window, mean over the tasks alive; not finite if none is.
-        moments: name of the meta-optimizer state that this gradient belongs to.
+        moments: name of the kind of loss, whose moments in the meta-optimizer this gradient belongs to.
         diagnostics: further numbers for the event log.
     """
 
@@ -44,7 +44,7 @@ class Method(ABC):
     """What reports and cards call it."""
 
     moments: tuple[str, ...]
-    """Names of the meta-optimizer states it needs: losses of different size must not share one Adam."""
+    """Names of the kinds of loss whose meta-gradients it gives: those of different size need moments of their own."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"grad", "loss"})
     """What it asks of a task family itself, in the words of `TaskFamily.offers`: here the meta-loss and its slopes."""
