@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import log_grid
-from l2o.experiments import optimizers_cubed
+from l2o.experiments import optimizers_cubed, stronger_baselines
 from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import Method
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
@@ -67,7 +67,7 @@ METHODS: dict[str, Callable[[Weights, Objective], Method]] = {
 }
 """Methods by name, from what the meta-loss sums."""
 
-EXPERIMENTS: dict[str, Experiment] = optimizers_cubed.EXPERIMENTS
+EXPERIMENTS: dict[str, Experiment] = {**optimizers_cubed.EXPERIMENTS, **stronger_baselines.EXPERIMENTS}
 """Experiments by PAPER/EXPERIMENT."""
 
 RULES = {

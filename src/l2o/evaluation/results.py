@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Tabled:
+    """A table that is written as it is: its heading, its rows of texts and numbers, what they are."""
+
+    title: str
+    rows: list[dict[str, str | float | None]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Description:
     """What `config.json` says.
 
@@ -48,6 +57,7 @@ class Description:
         backend: which kernels computed it.
         figures: in the order of the pages.
         comparisons: in the order of the pages.
+        tables: further ones, after those of the comparisons.
     """
 
     experiment: str
@@ -59,13 +69,14 @@ class Description:
     backend: str
     figures: list[Shown]
     comparisons: list[Compared]
+    tables: list[Tabled] = field(default_factory=list)
 
 
 def write_description(folder: Path, description: Description) -> None:
     """Writes `config.json`."""
     content = asdict(description)
     for compared, entry in zip(description.comparisons, content["comparisons"], strict=True):
-        entry["tunings"] = {name: _tuning_to_json(tuning) for name, tuning in compared.tunings.items()}
+        entry["tunings"] = {name: tuning_to_json(tuning) for name, tuning in compared.tunings.items()}
     checkpoint.write_bytes(folder / "config.json", f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
@@ -80,10 +91,11 @@ def read_description(folder: Path) -> Description:
         content = json.loads(path.read_text(encoding="utf-8"))
         figures = [Shown(**entry) for entry in content.pop("figures")]
         comparisons = [
-            Compared(entry["file"], entry["title"], {k: _tuning_from_json(v) for k, v in entry["tunings"].items()})
+            Compared(entry["file"], entry["title"], {k: tuning_from_json(v) for k, v in entry["tunings"].items()})
             for entry in content.pop("comparisons")
         ]
-        return Description(**content, figures=figures, comparisons=comparisons)
+        tables = [Tabled(**entry) for entry in content.pop("tables", [])]
+        return Description(**content, figures=figures, comparisons=comparisons, tables=tables)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} does not describe results ({error!r}); make them again") from error
 
@@ -96,6 +108,7 @@ def render(folder: Path) -> Path:
         comparison = Comparison.load(folder / compared.file)
         tables.append(Table(compared.title, comparison.loss_rows(), comparison.note))
         tables.append(Table(f"{compared.title}: cost", comparison.cost_rows(compared.tunings)))
+    tables += [Table(tabled.title, tabled.rows, tabled.note) for tabled in description.tables]
     title = f"{description.experiment}, preset {description.preset}" if description.preset else description.experiment
     pictures = [Picture(shown.title, folder / shown.file, shown.alternative) for shown in description.figures]
     report = Report(
@@ -152,11 +165,13 @@ def _verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def _tuning_to_json(tuning: Tuning) -> dict[str, Any]:
+def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
+    """A tuning as JSON values; a value that diverged has no score."""
     scores = [[value, score if score < float("inf") else None] for value, score in tuning.scores.items()]
     return {**asdict(tuning), "scores": scores}
 
 
-def _tuning_from_json(content: dict[str, Any]) -> Tuning:
+def tuning_from_json(content: dict[str, Any]) -> Tuning:
+    """What `tuning_to_json` made."""
     scores = {value: float("inf") if score is None else score for value, score in content["scores"]}
     return Tuning(**{**content, "scores": scores})

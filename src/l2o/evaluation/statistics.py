@@ -212,10 +212,8 @@ def bootstrap(
     at_once = max(1, _NUMBERS_AT_ONCE // runs)
     parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
     draws = np.concatenate([statistic(values[rng.integers(runs, size=(part, runs))]) for part in parts])
-    tail = (1 - level) / 2 * (resamples - 1)
-    low = np.sort(np.where(np.isnan(draws), -np.inf, draws))[math.floor(tail)]
-    high = np.sort(np.where(np.isnan(draws), np.inf, draws))[math.ceil(resamples - 1 - tail)]
-    return Interval(estimate, float(low), float(high), runs, level)
+    low, high = _ends(draws, level)
+    return Interval(estimate, low, high, runs, level)
 
 
 def paired_bootstrap(
@@ -238,6 +236,57 @@ def paired_bootstrap(
         seed: as in `bootstrap`.
     """
     return bootstrap(differences(first, second), statistic, level=level, resamples=resamples, seed=seed)
+
+
+def crossed_bootstrap(
+    first: ArrayLike,
+    second: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of a mean over meta-training seeds and runs, or of a difference of two.
+
+    Every seed meets the same runs, so that the two are crossed: a resample draws seeds with replacement, for `first`
+    and `second` apart, and runs with replacement, the same for all. Three seeds are few: whether the interval lies
+    below 0 then says little more than that no choice among them turns the sign.
+
+    Args:
+        first: one measure for each seed and run, `[seeds, runs]`; +inf for a failed run.
+        second: what is subtracted, `[other seeds, runs]`; None for the mean of `first` alone.
+        level: as in `bootstrap`.
+        resamples: as in `bootstrap`.
+        seed: as in `bootstrap`.
+
+    Example:
+        >>> crossed_bootstrap([[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0]]).estimate
+        2.0
+
+    Source: Owen 2007, "The pigeonhole bootstrap".
+    """
+    groups = [_measures(values) for values in ([first] if second is None else [first, second])]
+    if any(values.ndim != 2 for values in groups) or len({values.shape[1] for values in groups}) != 1:
+        shapes = [values.shape for values in groups]
+        raise ArgumentError(f"measures have shapes {shapes}; pass [seeds, runs], of the same runs")
+    if not 0 < level < 1 or resamples < 1:
+        raise ArgumentError(f"level {level} must lie in (0, 1), and resamples {resamples} be at least 1")
+    rng = np.random.default_rng(seed)
+    runs = groups[0].shape[1]
+    columns = rng.integers(runs, size=(resamples, 1, runs))
+    draws = []
+    for values in groups:
+        rows = rng.integers(len(values), size=(resamples, len(values), 1))
+        draws.append(mean(values[rows, columns].reshape(resamples, -1)))
+    estimates = [float(mean(values.ravel())) for values in groups]
+    count = runs * max(len(values) for values in groups)
+    with np.errstate(invalid="ignore"):
+        drawn = draws[0] - draws[1] if second is not None else draws[0]
+        estimate = estimates[0] - estimates[1] if second is not None else estimates[0]
+    if all(values.size == 1 for values in groups):
+        return Interval(estimate, -math.inf, math.inf, count, level)
+    low, high = _ends(drawn, level)
+    return Interval(estimate, low, high, count, level)
 
 
 def mean_band(values: ArrayLike, *, level: float = 0.95, resamples: int = 1_000, seed: int = 0) -> tuple[Array, Array]:
@@ -271,6 +320,14 @@ def check_losses(losses: ArrayLike) -> Array:
     if bool((dead[:, :-1] & ~dead[:, 1:]).any()):
         raise ArgumentError("a curve is finite after it was not a number; a failed run must stay failed")
     return array
+
+
+def _ends(draws: Array, level: float) -> tuple[float, float]:
+    """Order statistics of resamples, rounded outwards; an undefined one counts against both ends."""
+    tail = (1 - level) / 2 * (len(draws) - 1)
+    low = np.sort(np.where(np.isnan(draws), -np.inf, draws))[math.floor(tail)]
+    high = np.sort(np.where(np.isnan(draws), np.inf, draws))[math.ceil(len(draws) - 1 - tail)]
+    return float(low), float(high)
 
 
 def _measures(values: ArrayLike) -> Array:

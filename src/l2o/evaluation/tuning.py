@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -88,6 +89,7 @@ def tune(
     metric: Metric,
     last: int = 20,
     max_widenings: int = 8,
+    refinements: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Callable[[Trial], None] | None = None,
@@ -108,6 +110,8 @@ def tune(
         metric: what a run is judged by.
         last: losses at the end of a run that are averaged for "final" and "log-final".
         max_widenings: how many values may be added; if the best is then still on the edge, `on_edge` says so.
+        refinements: how often, after that, the values halfway (in ratio) between the best one and its neighbours are
+            tried too: a coarse grid becomes fine where it matters.
         device: where the runs happen.
         dtype: of parameters and data.
         progress: called after each value.
@@ -124,6 +128,7 @@ def tune(
         metrics=(metric,),
         last=last,
         max_widenings=max_widenings,
+        refinements=refinements,
         device=device,
         dtype=dtype,
         progress=progress,
@@ -140,6 +145,7 @@ def tune_all(
     metrics: Sequence[Metric] = ("final", "area"),
     last: int = 20,
     max_widenings: int = 8,
+    refinements: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Callable[[Trial], None] | None = None,
@@ -149,7 +155,7 @@ def tune_all(
     Returns:
         One tuning per metric. Each states the budget of all runs together.
     """
-    values = _check(grid, metrics, max_widenings)
+    values = _check(grid, metrics, max_widenings, refinements)
     if not 1 <= last <= steps + 1:
         raise ArgumentError(f"last is {last}; a run of {steps} steps has {steps + 1} losses")
     trials: dict[float, Trial] = {}
@@ -176,15 +182,21 @@ def tune_all(
         for value in beyond[: max_widenings - widenings]:
             attempt(value)
             widenings += 1
+    for _ in range(refinements):
+        for value in _between(sorted(trials), {_best(trials, metric) for metric in metrics}):
+            attempt(value)
     return {metric: _tuning(trials, metric, widenings) for metric in metrics}
 
 
-def _check(grid: Sequence[float], metrics: Sequence[Metric], max_widenings: int) -> list[float]:
+def _check(grid: Sequence[float], metrics: Sequence[Metric], max_widenings: int, refinements: int) -> list[float]:
     values = sorted(set(map(float, grid)))
     if len(values) < 2 or not all(0 < value < math.inf for value in values):
         raise ArgumentError(f"grid is {list(grid)}; give at least two different positive finite values")
-    if not metrics or max_widenings < 0:
-        raise ArgumentError(f"metrics {metrics} must name at least one, and max_widenings {max_widenings} be >= 0")
+    if not metrics or max_widenings < 0 or refinements < 0:
+        raise ArgumentError(
+            f"metrics {metrics} must name at least one, max_widenings {max_widenings} and refinements {refinements} "
+            "must be >= 0"
+        )
     return values
 
 
@@ -197,6 +209,12 @@ def _beyond(values: list[float], best: set[float]) -> list[float]:
     low = [values[0] * (values[0] / values[1])] if values[0] in best else []
     high = [values[-1] * (values[-1] / values[-2])] if values[-1] in best else []
     return low + high
+
+
+def _between(values: list[float], best: set[float]) -> list[float]:
+    """The geometric means of each best value and its neighbours."""
+    pairs = [pair for pair in pairwise(values) if best & set(pair)]
+    return [math.sqrt(low * high) for low, high in pairs]
 
 
 def _tuning(trials: dict[float, Trial], metric: Metric, widenings: int) -> Tuning:

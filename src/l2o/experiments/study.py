@@ -14,7 +14,7 @@ from rich.console import Console
 from l2o.errors import InterruptedRunError
 from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.plots import plot_curves, plot_meta_training, plot_tuning
-from l2o.evaluation.results import Compared, Description, Shown, render, write_description
+from l2o.evaluation.results import Compared, Description, Shown, Tabled, render, write_description
 from l2o.evaluation.statistics import Metric
 from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
@@ -81,6 +81,7 @@ class Study:
     console: Console = field(default_factory=Console)
     figures: list[Shown] = field(default_factory=list)
     comparisons: list[Compared] = field(default_factory=list)
+    tables: list[Tabled] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     backends: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -252,6 +253,7 @@ class Study:
             backend="; ".join(dict.fromkeys(self.backends)),
             figures=self.figures,
             comparisons=self.comparisons,
+            tables=self.tables,
         )
         write_description(self.folder, description)
         write_verdicts(

@@ -1,0 +1,107 @@
+"""Panels of long runs side by side: ln loss against step, every meta-training seed to be seen."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from l2o.errors import ArgumentError
+from l2o.evaluation import figure
+from l2o.evaluation.long_runs import LongRuns
+from l2o.evaluation.statistics import Array
+
+_PANEL = (4.3, 3.5)
+_COLUMNS = 3
+_HEADROOM = 1.5
+"""The axis of ln loss ends so far above the start: what explodes leaves the frame, and is counted in the legend."""
+
+
+def plot_panels(
+    panels: Mapping[str, Mapping[str, LongRuns]],
+    *,
+    path: Path,
+    title: str,
+    thick: str = "",
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Draws one panel for each optimizee: the mean ln loss of every optimizer in blocks of steps.
+
+    Thick or not, a line is the mean over meta-training seeds and runs, its band the 95 % interval of both, and the thin
+    lines around it are the means of single seeds. A line ends where a run has failed. Every optimizer has one colour
+    in all panels, and the legend counts its diverged runs.
+
+    Args:
+        panels: heading to optimizer to long runs; an optimizer may be missing in some panels.
+        path: the PNG file.
+        title: of the whole figure.
+        thick: the optimizer that the figure is about.
+        levels: what a height means, to ln loss: drawn as a dotted line in every panel.
+
+    Raises:
+        ArgumentError: no panels, or one without curves.
+    """
+    if not panels or not all(panels.values()):
+        raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    with figure.sheet(path, (_PANEL[0] * columns + 2.6, _PANEL[1] * rows + 0.7)) as sheet:
+        sheet.suptitle(figure.literal(title), x=0.01, ha="left", fontweight="bold", fontsize=13)
+        grid = sheet.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.24, "hspace": 0.42})
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (heading, runs) in zip(grid.flat, panels.items(), strict=False):
+            _draw(axes, heading, runs, names, thick, levels or {})
+        everything = [runs for by_name in panels.values() for runs in by_name.values()]
+        blocks = sorted({runs.block for runs in everything})
+        note = (
+            f"Each point: mean over {' or '.join(map(str, blocks))} steps. Line: mean over meta-training seeds and "
+            "runs; band: its 95 % interval; thin: single seeds."
+        )
+        sheet.text(0.01, -0.02, figure.literal(note), fontsize=9.5, color=figure.FAINT)
+        sheet.legend(
+            handles=[_handle(name, names, panels, thick) for name in names],
+            loc="center left",
+            bbox_to_anchor=(0.92, 0.5),
+            frameon=False,
+            labelspacing=0.9,
+        )
+
+
+def _draw(
+    axes: Axes, heading: str, runs: Mapping[str, LongRuns], names: list[str], thick: str, levels: Mapping[str, float]
+) -> None:
+    figure.label(axes, heading, "step", "ln loss")
+    starts: list[float] = []
+    shown: list[Array] = []
+    for name, one in runs.items():
+        colour, dashes = figure.look(names.index(name))
+        above = 10 if name == thick else 3
+        centre, (low, high) = one.mean_curve(), one.band()
+        axes.fill_between(one.places, low, high, color=colour, alpha=0.16, linewidth=0, zorder=above - 1)
+        for seed in one.log_means.mean(1) if len(one.log_means) > 1 else ():
+            axes.plot(one.places, seed, color=colour, linewidth=0.6, alpha=0.7, zorder=above)
+        width = 2.6 if name == thick else 1.6
+        axes.plot(one.places, centre, color=colour, linestyle=dashes, linewidth=width, zorder=above + 1)
+        starts.append(float(np.nanmax(one.log_means[..., 0])) if np.isfinite(one.log_means[..., 0]).any() else 0.0)
+        shown.append(centre)
+    for meaning, height in levels.items():
+        axes.axhline(height, color=figure.FAINT, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(meaning, (0.99, height), (0, 2), fontsize=8.5, color=figure.FAINT, **place)
+    heights = np.concatenate([*shown, list(levels.values())])
+    figure.frame(axes, heights, limit=max([*levels.values(), *starts]) + _HEADROOM)
+    axes.set_xlim(0, max(one.steps for one in runs.values()))
+
+
+def _handle(name: str, names: list[str], panels: Mapping[str, Mapping[str, LongRuns]], thick: str) -> Line2D:
+    colour, dashes = figure.look(names.index(name))
+    look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 2.6 if name == thick else 1.6}
+    found = [runs[name] for runs in panels.values() if name in runs]
+    diverged, runs = sum(int(one.diverged.sum()) for one in found), sum(one.runs for one in found)
+    label = "\n".join(textwrap.wrap(name, 22)) + (f"\n{diverged} of {runs} diverged" if diverged else "")
+    return Line2D([], [], label=figure.literal(label), **look)

@@ -1,0 +1,254 @@
+"""What the figures share: trained optimizers, tuned learning rates, long runs; each computed once and kept in a file.
+
+Everything lies in `results/stronger-baselines/shared/PRESET`: `weights/NAME-SEED.safetensors` with its card and a
+record of the meta-training, `runs/OPTIMIZEE/NAME-SEED.l2o`, `tuning/OPTIMIZEE/RULE.json`. What is there is not computed
+again; long runs are, when the weights they were made with have changed. Checkpoints of meta-training lie in the work
+folder.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from l2o import checkpoint
+from l2o.curves import run_curves
+from l2o.errors import InterruptedRunError
+from l2o.evaluation.long_runs import LongRuns
+from l2o.evaluation.results import tuning_from_json, tuning_to_json
+from l2o.evaluation.tuning import Tuning, log_grid, tune
+from l2o.experiments.stronger_baselines.optimizees import OPTIMIZEES, training_family
+from l2o.experiments.stronger_baselines.recipes import Recipe, recipes
+from l2o.experiments.study import Baseline, draw_meta_training
+from l2o.kernels.select import backend_name
+from l2o.metatrain import Plan, metatrain
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.handcrafted import SGD, Adam, RMSprop
+from l2o.optimizers.weights import load, load_card, save
+from l2o.progress import ProgressBar
+from l2o.provenance import source_commit
+from l2o.rng import Stream
+
+RULES: dict[str, Baseline] = {
+    "Adam": Baseline(Adam, log_grid(2**-13, 2**-3)),
+    "RMSprop": Baseline(RMSprop, log_grid(2**-13, 2**-3)),
+    "SGD": Baseline(SGD, log_grid(2**-9, 2**2)),
+}
+"""The hand-designed optimizers of figure 7 and their grids of learning rates."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, how often, from which seeds.
+
+    Args:
+        seeds: meta-training seeds; every learned optimizer is meta-trained once from each.
+        runs: fresh starts of every optimizer on every optimizee.
+        block: steps of a block.
+        tuning_runs: fresh starts that learning rates are tuned on, other ones than those reported.
+        grid_every: learning rates are tuned on every so-many-th value of the grid at first.
+        refinements: how often the grid is halved around its best value after that.
+        seed: of reporting and tuning.
+    """
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    runs: int = 3
+    block: int = 100
+    tuning_runs: int = 2
+    grid_every: int = 2
+    refinements: int = 1
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Settings(seeds=(1, 2), runs=2, block=10, tuning_runs=1, grid_every=5),
+    "laptop": Settings(),
+    "paper": Settings(runs=10, tuning_runs=3, grid_every=1),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A record of one meta-training.
+
+    Args:
+        optimizer: the recipe's name.
+        seed: meta-training seed.
+        seconds: wall time.
+        trajectories: that were trained on.
+        windows: meta-updates, skipped ones included.
+        training_steps: inner steps of all trajectories.
+        validation_steps: inner steps of all validations.
+        skipped: windows without a finite meta-gradient.
+        validations: (trajectory, stage, steps, value) of each; no value where a task diverged.
+        best: value of the best validation of the last stage that improved.
+    """
+
+    optimizer: str
+    seed: int
+    seconds: float
+    trajectories: int
+    windows: int
+    training_steps: int
+    validation_steps: int
+    skipped: int
+    validations: list[tuple[int, int, int, float | None]]
+    best: float
+
+
+class Shared:
+    """The shared results of one preset.
+
+    Args:
+        preset: "smoke", "laptop" or "paper".
+        results: folder of all results.
+        work: folder of all checkpoints.
+    """
+
+    def __init__(self, preset: str, results: Path, work: Path, *, console: Console | None = None) -> None:
+        self.preset, self.settings = preset, PRESETS[preset]
+        self.folder = results / "stronger-baselines" / "shared" / preset
+        self.work = work / "stronger-baselines" / "shared" / preset
+        self.console = console or Console()
+
+    @cached_property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """All recipes by name."""
+        return recipes(self.preset)
+
+    def train(self, name: str, seed: int) -> LearnedOptimizer:
+        """The optimizer of a recipe and a meta-training seed, meta-trained now if nobody has yet.
+
+        Raises:
+            InterruptedRunError: a signal stopped it; everything so far is checkpointed.
+        """
+        path = self.folder / "weights" / f"{name}-{seed}.safetensors"
+        if path.exists() and path.with_suffix(".json").exists():
+            return load(path)
+        optimizer, method, plan = self.recipes[name].seeded(seed)
+        directory = self.work / f"{name}-{seed}"
+        self.console.print(f"meta-training [bold]{name}[/], seed {seed}; checkpoints in {directory}")
+        with ProgressBar(plan.trajectories, name, periods=len(plan.horizon.stages) > 1) as bar:
+            found = metatrain(
+                optimizer, training_family(self.preset), method, plan, directory=directory, listeners=[bar]
+            )
+        if not found.finished:
+            raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+        log = directory / "events.jsonl"
+        draw_meta_training(found, plan, log=log, path=directory / "meta-training.png")
+        save(found.optimizer, path, found.card)
+        trajectories, windows = _trained(log)
+        record = Trained(
+            optimizer=name,
+            seed=seed,
+            seconds=found.seconds,
+            trajectories=trajectories,
+            windows=windows,
+            training_steps=windows * plan.horizon.window,
+            validation_steps=plan.validation_tasks * sum(entry.steps for entry in found.validations),
+            skipped=found.skipped,
+            validations=[
+                (entry.trajectory, entry.stage, entry.steps, entry.value if math.isfinite(entry.value) else None)
+                for entry in found.validations
+            ],
+            best=found.best.value,
+        )
+        _write_json(path.with_suffix(".json"), asdict(record))
+        return found.optimizer
+
+    def record(self, name: str, seed: int) -> Trained:
+        """The record of a meta-training that is done."""
+        content = json.loads((self.folder / "weights" / f"{name}-{seed}.json").read_text(encoding="utf-8"))
+        return Trained(**{**content, "validations": [tuple(entry) for entry in content["validations"]]})
+
+    def plan(self, name: str) -> Plan:
+        """The plan of a recipe."""
+        return self.recipes[name].plan
+
+    def learned(self, name: str, optimizee: str) -> LongRuns:
+        """The long runs of a learned optimizer on an optimizee, one row for each meta-training seed."""
+        return LongRuns.stack([self._learned(name, seed, optimizee) for seed in self.settings.seeds])
+
+    def tuning(self, rule: str, optimizee: str) -> tuple[Tuning, float]:
+        """A hand-designed optimizer's learning rate, tuned for mean ln loss in the last block of a long run.
+
+        Returns:
+            The tuning, and how many seconds it took.
+        """
+        path = self.folder / "tuning" / _file(optimizee) / f"{rule}.json"
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return tuning_from_json(content["tuning"]), content["seconds"]
+        settings, tested, begin = self.settings, OPTIMIZEES[optimizee], time.perf_counter()
+        with self.console.status(f"tuning {rule} on {optimizee}"):
+            tuning = tune(
+                RULES[rule].rule,
+                tested.family(self.preset),
+                Stream(settings.seed, ("tuning", optimizee), tasks=range(settings.tuning_runs)),
+                steps=tested.steps[self.preset],
+                grid=RULES[rule].grid[:: settings.grid_every],
+                metric="log-final",
+                last=settings.block,
+                refinements=settings.refinements,
+            )
+        self.console.print(f"tuned {rule} on {optimizee}: learning rate {tuning.best:.4g}")
+        seconds = time.perf_counter() - begin
+        _write_json(path, {"seconds": seconds, "tuning": tuning_to_json(tuning)})
+        return tuning, seconds
+
+    def tuned(self, rule: str, optimizee: str) -> LongRuns:
+        """The long runs of a tuned hand-designed optimizer on an optimizee: a single row."""
+        rate = self.tuning(rule, optimizee)[0].best
+        optimizer = RULES[rule].rule(rate)
+        return self._run(optimizer, optimizee, name=rule, identity={"learning_rate": rate})
+
+    def _learned(self, name: str, seed: int, optimizee: str) -> LongRuns:
+        optimizer = self.train(name, seed)
+        weights = load_card(self.folder / "weights" / f"{name}-{seed}.safetensors").sha256
+        return self._run(optimizer, optimizee, name=f"{name}-{seed}", identity={"weights": weights})
+
+    def _run(self, optimizer: LearnedOptimizer, optimizee: str, *, name: str, identity: Mapping[str, Any]) -> LongRuns:
+        path = self.folder / "runs" / _file(optimizee) / f"{name}.l2o"
+        if path.exists():
+            kept = LongRuns.load(path)
+            if all(kept.about[0].get(key) == value for key, value in identity.items()):
+                return kept
+        settings, tested = self.settings, OPTIMIZEES[optimizee]
+        family, begin = tested.family(self.preset), time.perf_counter()
+        stream = Stream(settings.seed, ("reporting", optimizee), tasks=range(settings.runs))
+        with self.console.status(f"{name} on {optimizee}"):
+            curves = run_curves(optimizer, family, stream, steps=tested.steps[self.preset])
+        about = {
+            **identity,
+            "optimizer": name,
+            "family": family.name,
+            "data": family.data_notes(),
+            "seconds": time.perf_counter() - begin,
+            "backend": backend_name(optimizer, "cpu"),
+            "commit": source_commit(),
+        }
+        runs = LongRuns.of(curves, block=settings.block, about=about)
+        runs.save(path)
+        self.console.print(f"{name} on {optimizee}: ln loss {runs.final().mean():.3g} in the last block")
+        return runs
+
+
+def _trained(log: Path) -> tuple[int, int]:
+    """Trajectories and windows of a finished meta-training, from its event log."""
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    windows = [event for event in events if event["kind"] in ("window", "skipped")]
+    return 1 + max(int(event["trajectory"]) for event in windows), len(windows)
+
+
+def _file(optimizee: str) -> str:
+    return optimizee.lower().replace(", ", "-").replace(" ", "-")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    checkpoint.write_bytes(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())
