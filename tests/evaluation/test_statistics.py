@@ -196,3 +196,47 @@ def test_mean_band_equals_the_bootstrap_at_each_step() -> None:
 def test_what_has_no_meaning_is_refused(call, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         call()
+
+
+def test_a_crossed_bootstrap_of_equal_measures_has_no_width():
+    interval = statistics.crossed_bootstrap([[2.0, 2.0], [2.0, 2.0]], [[0.5, 0.5]])
+    assert (interval.estimate, interval.low, interval.high) == (1.5, 1.5, 1.5)
+
+
+def test_a_crossed_bootstrap_of_runs_alone_is_the_bootstrap_of_runs():
+    values = np.random.default_rng(3).normal(size=12)
+    crossed, plain = statistics.crossed_bootstrap(values[None]), statistics.bootstrap(values)
+    assert crossed.estimate == pytest.approx(plain.estimate)
+    assert crossed.low == pytest.approx(plain.low, abs=0.03)
+    assert crossed.high == pytest.approx(plain.high, abs=0.03)
+
+
+def test_a_crossed_bootstrap_knows_that_runs_of_one_seed_are_not_independent():
+    seeds = np.repeat(np.arange(3.0)[:, None], 100, axis=1)  # [seeds, runs]: all the spread is between seeds
+    interval = statistics.crossed_bootstrap(seeds)
+    assert (interval.low, interval.high) == (0.0, 2.0)
+    assert statistics.bootstrap(seeds.ravel()).high < 1.2
+
+
+def test_a_crossed_bootstrap_subtracts_what_runs_share():
+    runs = np.array([0.0, 100.0, -50.0])
+    interval = statistics.crossed_bootstrap([runs + 1.0, runs + 1.5], [runs])
+    assert (interval.low, interval.high) == pytest.approx((1.0, 1.5))
+
+
+def test_a_crossed_bootstrap_counts_failures_against_both_ends():
+    failed = [[1.0, math.inf]]
+    assert statistics.crossed_bootstrap(failed).high == math.inf
+    both = statistics.crossed_bootstrap(failed, failed)
+    assert (both.low, both.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("measures", [([1.0, 2.0],), ([[1.0, 2.0]], [[1.0]])])
+def test_a_crossed_bootstrap_needs_seeds_and_the_same_runs(measures):
+    with pytest.raises(ArgumentError, match=r"pass \[seeds, runs\], of the same runs"):
+        statistics.crossed_bootstrap(*measures)
+
+
+def test_one_seed_and_run_say_nothing_about_their_spread():
+    interval = statistics.crossed_bootstrap([[1.0]], [[3.0]])
+    assert (interval.estimate, interval.low, interval.high) == (-2.0, -math.inf, math.inf)

@@ -80,6 +80,13 @@ def test_a_grid_that_may_not_grow_enough_says_so() -> None:
     assert (tuning.best, tuning.widenings, tuning.on_edge) == (2**-4, 1, True)
 
 
+def test_a_refinement_tries_the_values_halfway_to_the_neighbours_of_the_best() -> None:
+    tuning = tune(SGD, Bowl(), RNG, steps=30, grid=[2**-7, 2**-3, 2.0], metric="final", refinements=2)
+    assert list(tuning.scores) == [2**-7, 2**-5, 2**-3, 2**-2, 2**-1, 1.0, 2.0]
+    assert tuning.best == 2**-1
+    assert not tuning.on_edge
+
+
 def test_of_equal_scores_the_smaller_value_is_best() -> None:
     tuning = tune(lambda lr: SGD(0.5), Bowl(), RNG, steps=20, grid=[1.0, 2.0, 4.0], metric="final", max_widenings=0)
     assert tuning.best == 1.0
@@ -129,6 +136,7 @@ def test_one_diverged_task_makes_the_score_infinite() -> None:
         ({"grid": [0.0, 0.1]}, "positive"),
         ({"last": 30}, "last is 30"),
         ({"max_widenings": -1}, "max_widenings -1"),
+        ({"refinements": -1}, "refinements -1"),
         ({"metrics": ()}, "at least one"),
         ({"grid": [64.0, 128.0], "max_widenings": 2}, "grid of smaller values"),
     ],
