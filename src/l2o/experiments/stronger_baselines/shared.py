@@ -143,14 +143,14 @@ class Shared:
         log = directory / "events.jsonl"
         draw_meta_training(found, plan, log=log, path=directory / "meta-training.png")
         save(found.optimizer, path, found.card)
-        trajectories, windows = _trained(log)
+        trajectories, windows, steps = _trained(log)
         record = Trained(
             optimizer=name,
             seed=seed,
             seconds=found.seconds,
             trajectories=trajectories,
             windows=windows,
-            training_steps=windows * plan.horizon.window,
+            training_steps=steps,
             validation_steps=plan.validation_tasks * sum(entry.steps for entry in found.validations),
             skipped=found.skipped,
             validations=[
@@ -239,11 +239,12 @@ class Shared:
         return runs
 
 
-def _trained(log: Path) -> tuple[int, int]:
-    """Trajectories and windows of a finished meta-training, from its event log."""
+def _trained(log: Path) -> tuple[int, int, int]:
+    """Trajectories, windows and inner steps of a finished meta-training, from its event log."""
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     windows = [event for event in events if event["kind"] in ("window", "skipped")]
-    return 1 + max(int(event["trajectory"]) for event in windows), len(windows)
+    steps = sum(int(event["steps"]) for event in windows)
+    return 1 + max(int(event["trajectory"]) for event in windows), len(windows), steps
 
 
 def _file(optimizee: str) -> str:
