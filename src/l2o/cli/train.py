@@ -10,9 +10,10 @@ from rich.console import Console
 from l2o.agent import Backend
 from l2o.cli import choices
 from l2o.cli.options import INTERRUPTED, TaskOptions, rule, save_configuration
+from l2o.errors import ArgumentError
 from l2o.events import Listener, TensorBoard
 from l2o.experiments.study import draw_meta_training
-from l2o.horizons import ConstantHorizon, Curriculum
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.base import Method
@@ -54,11 +55,16 @@ class Train:
     trajectories: int = 200
     """Trajectories to train on."""
     horizon: int = 100
-    """Inner steps of a trajectory."""
+    """Inner steps of a trajectory; with --random-horizon, of a validation."""
     curriculum: tuple[int, ...] = ()
     """Inner steps of the stages of a curriculum, rising, as 100 200 500; instead of --horizon."""
     periods: int = 3
     """Validations of a stage of the curriculum before it may end."""
+    random_horizon: tuple[int, float, int, float] | None = None
+    """Trajectories of random lengths, as 20 20 1 5: windows of 20 steps and 20 more on average, in trajectories of 1
+    window and 5 more on average; instead of --window."""
+    longest_window: int | None = None
+    """With --random-horizon, the most inner steps of a window: it bounds the memory; none for no bound."""
     window: int = 20
     """Inner steps between meta-updates."""
     tasks: int = 1
@@ -75,6 +81,9 @@ class Train:
     """Tasks of a validation."""
     validation_last: int = 20
     """Iterates at the end of a validation whose mean loss is its value."""
+    validation_measure: Literal["loss", "log-ratio"] = "loss"
+    """Whether a validation is the mean of its tasks' losses, or of the logarithms of their ratios to the first losses:
+    for tasks whose losses differ by orders of magnitude, as in a mixture."""
     checkpoint_every: int = 25
     """Windows between checkpoints."""
     patience: int = 50
@@ -104,6 +113,7 @@ class Train:
             validate_every=self.validate_every,
             validation_tasks=self.validation_tasks,
             validation_last=self.validation_last,
+            validation_measure=self.validation_measure,
             checkpoint_every=self.checkpoint_every,
             patience=self.patience,
             seed=self.seed,
@@ -112,7 +122,21 @@ class Train:
             backend=self.backend,
         )
 
-    def _horizon(self) -> ConstantHorizon | Curriculum:
+    def _horizon(self) -> ConstantHorizon | Curriculum | RandomHorizon:
+        if self.random_horizon and self.curriculum:
+            raise ArgumentError("--random-horizon and --curriculum both say how long trajectories are; pass one")
+        if self.longest_window is not None and not self.random_horizon:
+            raise ArgumentError("--longest-window bounds the windows of --random-horizon; pass both, or neither")
+        if self.random_horizon:
+            window, extra_steps, windows, extra_windows = self.random_horizon
+            return RandomHorizon(
+                windows,
+                extra_windows,
+                window,
+                extra_steps,
+                validation_steps=self.horizon,
+                longest=self.longest_window,
+            )
         if self.curriculum:
             return Curriculum(self.curriculum, window=self.window, periods=self.periods)
         return ConstantHorizon(self.horizon, self.window)
