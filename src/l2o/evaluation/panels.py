@@ -15,7 +15,6 @@ from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.statistics import Array
 
 _PANEL = (4.3, 3.5)
-_COLUMNS = 3
 _HEADROOM = 1.5
 """The axis of ln loss ends so far above the start: what explodes leaves the frame, and is counted in the legend."""
 
@@ -47,11 +46,13 @@ def plot_panels(
     if not panels or not all(panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
-    columns = min(_COLUMNS, len(panels))
+    columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
-    with figure.sheet(path, (_PANEL[0] * columns + 2.6, _PANEL[1] * rows + 0.7)) as sheet:
-        sheet.suptitle(figure.literal(title), x=0.01, ha="left", fontweight="bold", fontsize=13)
-        grid = sheet.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.24, "hspace": 0.42})
+    width, height = _PANEL[0] * columns, _PANEL[1] * rows
+    with figure.sheet(path, (width, height)) as sheet:
+        sheet.suptitle(figure.literal(title), x=0.0, y=1 + 0.35 / height, ha="left", fontweight="bold", fontsize=13)
+        grid = sheet.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.28, "hspace": 0.42})
+        sheet.subplots_adjust(left=0.6 / width, right=1.0, bottom=0.5 / height, top=1 - 0.4 / height)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         for axes, (heading, runs) in zip(grid.flat, panels.items(), strict=False):
@@ -62,11 +63,15 @@ def plot_panels(
             f"Each point: mean over {' or '.join(map(str, blocks))} steps. Line: mean over meta-training seeds and "
             "runs; band: its 95 % interval; thin: single seeds."
         )
-        sheet.text(0.01, -0.02, figure.literal(note), fontsize=9.5, color=figure.FAINT)
+        sheet.text(0.0, -0.15 / height, figure.literal(note), fontsize=9.5, color=figure.FAINT, va="top")
+        corner = grid.flat[len(panels)] if len(panels) < rows * columns else None
         sheet.legend(
             handles=[_handle(name, names, panels, thick) for name in names],
             loc="center left",
-            bbox_to_anchor=(0.92, 0.5),
+            bbox_to_anchor=(
+                corner.get_position().x0 if corner else 1.01,
+                corner.get_position().y1 / 2 if corner else 0.5,
+            ),
             frameon=False,
             labelspacing=0.9,
         )
@@ -88,7 +93,7 @@ def _draw(
         width = 2.6 if name == thick else 1.6
         axes.plot(one.places, centre, color=colour, linestyle=dashes, linewidth=width, zorder=above + 1)
         starts.append(float(np.nanmax(one.log_means[..., 0])) if np.isfinite(one.log_means[..., 0]).any() else 0.0)
-        shown.append(centre)
+        shown += [centre, low, high]
     for meaning, height in levels.items():
         axes.axhline(height, color=figure.FAINT, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
