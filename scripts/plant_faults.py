@@ -56,6 +56,7 @@ LEARNED = ("tests/optimizers/test_learned.py",)
 HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
 CURVES = ("tests/evaluation/test_compare.py",)
+MIXTURE = ("tests/tasks/test_mixture.py",)
 STEPPING = ("tests/contract/test_torch_optimizer.py",)
 STATE = ("tests/contract/test_torch_state.py",)
 REFUSALS = ("tests/contract/test_torch_refusals.py",)
@@ -474,8 +475,8 @@ FAULTS = [
     Fault(
         "a resumed trajectory stands at the wrong step",
         "metatrain.py",
-        "steps = self.progress.window * self.plan.horizon.window",
-        "steps = self.progress.windows * self.plan.horizon.window",
+        "steps = sum(lengths[: self.progress.window])",
+        "steps = self.progress.windows * lengths[0]",
         metatrain("a_resumed_run_draws_the_minibatches_of_its_step"),
     ),
     Fault(
@@ -636,8 +637,8 @@ FAULTS = [
     Fault(
         "second batch of a curve repeats the first tasks",
         "curves.py",
-        "tasks = rng.tasks[start : start + at_once]",
-        "tasks = rng.tasks[: min(at_once, len(rng.tasks) - start)]",
+        "rng.over(tasks[start : start + at_once])",
+        "rng.over(tasks[: min(at_once, len(tasks) - start)])",
         CURVES,
     ),
     Fault(
@@ -646,6 +647,56 @@ FAULTS = [
         "evaluations=steps + 1,",
         "evaluations=steps,",
         CURVES,
+    ),
+    # Mixtures, noisy gradients, random lengths.
+    Fault(
+        "every task of a curve gets the first one's family",
+        "curves.py",
+        "members = [family.member(rng.over((task,))) for task in rng.tasks]",
+        "members = [family.member(rng) for _ in rng.tasks]",
+        MIXTURE,
+    ),
+    Fault(
+        "the process keeps the mixture",
+        "processes/optimizee.py",
+        "        family = family.member(rng)\n",
+        "",
+        MIXTURE,
+    ),
+    Fault(
+        "another family in every trajectory",
+        "tasks/mixture.py",
+        ".at(trajectory=rng.trajectory // self.trajectories_each)",
+        "",
+        MIXTURE,
+    ),
+    Fault(
+        "a mixture is known by its first family",
+        "metatrain.py",
+        "for member in family.members()})",
+        "for member in family.members()[:1]})",
+        metatrain("a_changed_member_of_the_same_name_is_refused"),
+    ),
+    Fault(
+        "the meta-loss differentiates the noise",
+        "processes/optimizee.py",
+        "trees.join(metagrad=grads)",
+        "trees.join(metagrad=self.shown(grads))",
+        ("tests/tasks/test_wrappers.py", *REPLAY),
+    ),
+    Fault(
+        "one noise for all steps",
+        "processes/optimizee.py",
+        'self.rng.child("noise").at(step=self.step)',
+        'self.rng.child("noise")',
+        ("tests/tasks/test_wrappers.py",),
+    ),
+    Fault(
+        "random lengths drawn from the tasks",
+        "horizons.py",
+        'rng.child("horizon").over((0,)).generators()',
+        'rng.child("horizon").over(rng.tasks[-1:]).generators()',
+        ("tests/test_horizons.py",),
     ),
     # Curriculum, imitation, self-improving.
     Fault(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from l2o.errors import HorizonError
-from l2o.horizons import ConstantHorizon, Curriculum, Stage, Standing
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon, Stage, Standing
+from l2o.rng import Stream
 
 
 def walk(horizon, values):
@@ -65,8 +67,10 @@ def test_an_infinite_baseline_can_be_beaten():
     assert standings[-1].keeps
 
 
-def test_a_constant_horizon_keeps_the_best_and_never_ends():
-    standings = walk(ConstantHorizon(), [3, 2, 4, 2, 1, float("inf")])
+@pytest.mark.parametrize("horizon", [ConstantHorizon(), RandomHorizon()], ids=["constant", "random"])
+def test_a_horizon_without_stages_keeps_the_best_and_never_ends(horizon):
+    assert horizon.begin() == Standing(baseline=True)
+    standings = walk(horizon, [3, 2, 4, 2, 1, float("inf")])
     assert [s.keeps for s in standings] == [True, True, False, False, True, False]
     assert not any(s.finished or s.restores or s.stage for s in standings)
 
@@ -96,3 +100,69 @@ def test_a_standing_is_json():
 def test_a_curriculum_that_makes_no_sense_is_refused(arguments, message):
     with pytest.raises(HorizonError, match=message):
         Curriculum(**arguments)
+
+
+def drawn(horizon, trajectories):
+    """The lengths of the windows of each trajectory."""
+    return [horizon.lengths(Standing(), Stream(4, ("train",), trajectory=number)) for number in range(trajectories)]
+
+
+def test_fixed_horizons_have_windows_of_one_length():
+    assert ConstantHorizon(60, 20).lengths(Standing(), Stream(0)) == (20, 20, 20)
+    assert Curriculum((40, 100)).lengths(Standing(stage=1), Stream(0)) == (20,) * 5
+
+
+def test_random_lengths_are_exponential_above_their_least():
+    """Rounded, 1 + Exp(m) is 1 with probability 1 - exp(-1 / 2m), and its mean is m up to 1 / 24m."""
+    horizon = RandomHorizon(windows=2, extra_windows=3.0, window=7, extra_steps=11.0)
+    trajectories = drawn(horizon, 4000)
+    windows = [len(lengths) for lengths in trajectories]
+    steps = [length for lengths in trajectories for length in lengths]
+    assert all(isinstance(length, int) for length in steps)
+    assert min(windows) == 2
+    assert min(steps) == 7
+    assert sum(windows) / len(windows) == pytest.approx(5.0, abs=5 * 3 / 4000**0.5 + 1 / 72)  # five standard errors
+    assert sum(steps) / len(steps) == pytest.approx(18.0, abs=5 * 11 / len(steps) ** 0.5 + 1 / 264)
+    assert windows.count(2) / 4000 == pytest.approx(1 - math.exp(-1 / 6), abs=0.03)
+    assert sum(length - 7 > 33 for length in steps) / len(steps) == pytest.approx(math.exp(-33.5 / 11), rel=0.15)
+    assert horizon.stages == (Stage(90, 100),)
+
+
+def test_random_lengths_depend_on_the_trajectory_alone():
+    horizon, stream = RandomHorizon(), Stream(4, ("train",))
+    assert drawn(horizon, 20) == drawn(horizon, 20)
+    assert len(set(drawn(horizon, 20))) == 20
+    assert horizon.lengths(Standing(), stream.over(range(5, 9))) == horizon.lengths(Standing(stage=3), stream)
+
+
+def test_no_window_is_longer_than_the_bound_and_the_others_stay():
+    free, bounded = drawn(RandomHorizon(), 50), drawn(RandomHorizon(longest=30), 50)
+    assert bounded == [tuple(min(length, 30) for length in lengths) for lengths in free]
+    assert max(max(lengths) for lengths in free) > 30
+
+
+def test_nothing_extra_is_a_constant_horizon():
+    horizon = RandomHorizon(3, 0.0, 20, 0.0, validation_steps=60)
+    assert drawn(horizon, 2) == [(20, 20, 20)] * 2
+    assert horizon.stages == ConstantHorizon(60, 20).stages
+
+
+def test_the_published_lengths_have_the_published_mean():
+    assert RandomHorizon.published().stages[0].steps == 41 * 250
+    assert max(max(lengths) for lengths in drawn(RandomHorizon.published(longest=300), 5)) == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"windows": 0}, "windows is 0"),
+        ({"window": 0}, "window is 0"),
+        ({"validation_steps": 0}, "validation_steps is 0"),
+        ({"extra_windows": -1.0}, "extra_windows is -1"),
+        ({"extra_steps": math.inf}, "extra_steps is inf"),
+        ({"longest": 19}, "longest is 19, below the 20 steps"),
+    ],
+)
+def test_a_random_horizon_that_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(HorizonError, match=message):
+        RandomHorizon(**arguments)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from l2o import checkpoint
-from l2o.curves import run_curves
+from l2o.curves import log_ratios, run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
-from l2o.horizons import ConstantHorizon, Curriculum
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaRMSprop, snapshot
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.imitation import Imitation
@@ -20,11 +21,14 @@ from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam
+from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.functions import BenchmarkFunction
+from l2o.tasks.mixture import Mixture
 from l2o.tasks.quadratic import Quadratics
-from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
+from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 
 PLAN = Plan(
     trajectories=5,
@@ -521,6 +525,7 @@ def test_what_has_no_meta_parameters_is_refused():
         ({"tasks": 0}, "tasks is 0"),
         ({"validation_last": 13}, "validation_last is 13"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"validation_measure": "ratio"}, "validation_measure is 'ratio'"),
     ],
 )
 def test_impossible_plans_are_refused(change, message):
@@ -584,3 +589,115 @@ def test_tasks_of_one_trajectory_are_those_of_the_stream():
         Quadratics(4), Stream(11, ("train",), trajectory=trajectory, tasks=range(3)), dtype=torch.float64
     )
     assert torch.equal(again.params["x"], start)
+
+
+def mixed(dimensions=4, **options):
+    """Three families, two of them with other parameter shapes, one with minibatches, one with noise."""
+    return Mixture(
+        "mixed",
+        [NoisyGradients(Quadratics(dimensions), 0.5), Minibatches(5), BenchmarkFunction.booth()],
+        **options,
+    )
+
+
+RANDOM = dataclasses.replace(
+    PLAN,
+    trajectories=3,
+    horizon=RandomHorizon(1, 2.0, 2, 3.0, validation_steps=6),
+    validation_measure="log-ratio",
+    checkpoint_every=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "method"), [(L2ODM.for_quadratics, MetaLoss), (L2ODM.for_quadratics, Unrolled), (L2OScale, MetaLoss)]
+)
+def test_a_run_of_random_lengths_on_a_mixture_killed_anywhere_resumes_to_the_same_bits(make, method, tmp_path):
+    options, events = {"make": make, "method": method, "family": mixed, "plan": RANDOM}, []
+    whole = train(**options, listeners=[events.append])
+    assert whole.skipped == 0
+    assert max(event.get("window", 0) for event in events) >= 2
+    for number in range(1, len(events) + 1):
+        directory = tmp_path / str(number)
+        with pytest.raises(StoppedError):
+            train(directory, **options, listeners=[stop_at(number)])
+        assert fingerprint(train(directory, **options)) == fingerprint(whole)
+
+
+def test_windows_and_trajectories_have_the_lengths_that_the_horizon_draws():
+    events = []
+    train(family=mixed, plan=RANDOM, listeners=[events.append])
+    for trajectory in range(3):
+        lengths = RANDOM.horizon.lengths(RANDOM.horizon.begin(), Stream(11, ("train",), trajectory=trajectory))
+        windows = [event for event in events if event["kind"] == "window" and event["trajectory"] == trajectory]
+        assert [event["steps"] for event in windows] == list(lengths)
+        assert [event["window"] for event in windows] == list(range(len(lengths)))
+
+
+def test_a_trajectory_of_a_mixture_is_one_of_its_families():
+    drawn = []
+
+    class Spy(Quadratics):
+        def init(self, instance, rng):
+            if "train" in rng.names:
+                drawn.append((rng.trajectory, self.name))
+            return super().init(instance, rng)
+
+    mixture = Mixture("two", [Spy(2), Spy(3)])
+    metatrain(L2ODM.for_quadratics(), mixture, MetaLoss(), dataclasses.replace(PLAN, trajectories=12))
+    assert drawn == [(number, mixture.member(Stream(11, ("train",), trajectory=number)).name) for number in range(12)]
+    assert len({name for _, name in drawn}) == 2
+
+
+def test_a_log_ratio_validation_is_the_mean_logarithm_of_last_by_first():
+    stream = Stream(11, ("validation",), tasks=range(4))
+    losses = run_curves(L2ODM.for_quadratics(), Quadratics(4), stream, steps=12).losses  # [tasks, steps + 1]
+    expected = ((losses[:, -3:].mean(1) + 1e-6) / (losses[:, 0] + 1e-6)).log().mean()
+    trained = train(plan=dataclasses.replace(PLAN, validation_measure="log-ratio"))
+    assert trained.validations[0].value == pytest.approx(float(expected), rel=1e-9)
+    assert trained.best.value == min(validation.value for validation in trained.validations)
+
+
+def test_a_log_ratio_is_exact_and_finite_at_a_loss_of_0():
+    losses = torch.tensor([[2.0, 5.0, 1.0, 3.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.5, torch.nan, torch.nan]])
+    ratios = log_ratios(losses.double(), last=2)
+    assert ratios[0].item() == pytest.approx(0.0, abs=1e-15)
+    assert ratios[1].item() == pytest.approx(math.log(1e-6 / (1 + 1e-6)), rel=1e-14)
+    assert torch.isnan(ratios[2])
+
+
+@pytest.mark.parametrize("family", [NeverFinite, lambda: BenchmarkFunction.styblinski_tang()], ids=["dead", "negative"])
+def test_a_log_ratio_that_is_not_a_number_is_infinitely_bad(family):
+    plan = dataclasses.replace(PLAN, validation_measure="log-ratio", validation_tasks=20)
+    trained = metatrain(L2ODM.for_quadratics(), family(), MetaLoss(), plan)
+    assert all(validation.value == float("inf") for validation in trained.validations)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda _: mixed(6),
+        lambda _: mixed(weights=[1, 2, 1]),
+        lambda _: mixed(trajectories_each=2),
+        lambda _: Mixture("mixed", mixed().families[:2]),
+    ],
+    ids=["member", "weights", "each", "fewer"],
+)
+def test_another_mixture_is_refused(other, tmp_path):
+    with pytest.raises(StoppedError):
+        train(tmp_path, family=mixed, listeners=[stop_at(8)])
+    with pytest.raises(CheckpointError, match=r"of another run.*(family|task): "):
+        train(tmp_path, family=other)
+
+
+def test_a_changed_member_of_the_same_name_is_refused(tmp_path):
+    with pytest.raises(StoppedError):
+        train(tmp_path, family=mixed, listeners=[stop_at(8)])
+
+    class Stretched(BenchmarkFunction):
+        def init(self, instance, rng):
+            return {"x": 2 * super().init(instance, rng)["x"]}
+
+    booth = Stretched.booth()
+    with pytest.raises(CheckpointError, match="task: "):
+        train(tmp_path, family=lambda _: Mixture("mixed", [*mixed().families[:2], booth]))

@@ -20,6 +20,7 @@ from l2o.rng import Stream
 from l2o.rollout import AgentDrives, rollout
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.wrappers import NoisyGradients
 
 
 class TwoLeaves(TaskFamily):
@@ -44,7 +45,11 @@ class TwoLeaves(TaskFamily):
         return out.square().mean() + 0.1 * params["b"].square()
 
 
-FAMILIES = {"quadratics": Quadratics(3, start_scale=0.3), "two leaves": TwoLeaves()}
+FAMILIES = {
+    "quadratics": Quadratics(3, start_scale=0.3),
+    "two leaves": TwoLeaves(),
+    "noisy two leaves": NoisyGradients(TwoLeaves(), 0.5),
+}
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 
 

@@ -2,7 +2,7 @@
 
 from l2o.curves import Curves, run_curves
 from l2o.errors import L2OError
-from l2o.horizons import ConstantHorizon, Curriculum
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop
 from l2o.metatrain import MetaTrained, Plan, metatrain
 from l2o.methods.imitation import Imitation
@@ -19,6 +19,8 @@ from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import load_dataset
+from l2o.tasks.ensembles import scale_core
+from l2o.tasks.mixture import Mixture
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.quadratic import Quadratics
@@ -46,6 +48,7 @@ __all__ = [
     "MetaLoss",
     "MetaRMSprop",
     "MetaTrained",
+    "Mixture",
     "ModuleTask",
     "Momentum",
     "NASCell",
@@ -54,6 +57,7 @@ __all__ = [
     "Quadratics",
     "RMSprop",
     "RNNprop",
+    "RandomHorizon",
     "SelfImproving",
     "Stream",
     "TaskFamily",
@@ -64,5 +68,6 @@ __all__ = [
     "metatrain",
     "run_curves",
     "save",
+    "scale_core",
     "shipped",
 ]

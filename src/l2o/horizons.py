@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
+
 from l2o.errors import HorizonError
+from l2o.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Stage:
     """A part of a meta-training.
 
     Args:
-        steps: inner steps of its training trajectories.
+        steps: inner steps of its training trajectories; where they are random, of an average one.
         validation_steps: inner steps of its validations.
     """
 
@@ -51,13 +54,12 @@ class Horizon(Protocol):
     """A pure state machine, fed with validation values."""
 
     @property
-    def window(self) -> int:
-        """Inner steps between meta-updates."""
-        ...
-
-    @property
     def stages(self) -> Sequence[Stage]:
         """The stages, in order."""
+        ...
+
+    def lengths(self, standing: Standing, rng: Stream) -> Sequence[int]:
+        """Inner steps of each window of the trajectory whose stream it is: between them are the meta-updates."""
         ...
 
     def begin(self) -> Standing:
@@ -93,12 +95,81 @@ class ConstantHorizon:
     def stages(self) -> Sequence[Stage]:
         return (Stage(self.steps, self.steps),)
 
+    def lengths(self, standing: Standing, rng: Stream) -> Sequence[int]:
+        del standing, rng
+        return (self.window,) * self.windows
+
     def begin(self) -> Standing:
         return Standing(baseline=True)
 
     def after(self, standing: Standing, value: float) -> Standing:
-        better = value < standing.best
-        return replace(standing, best=min(value, standing.best), baseline=False, keeps=better)
+        return _keeping_the_best(standing, value)
+
+
+@dataclass(frozen=True)
+class RandomHorizon:
+    """Every trajectory has a random number of windows, and every window a random number of inner steps.
+
+    A trajectory has windows + Exp(extra_windows) windows, each of window + Exp(extra_steps) steps, where Exp(m) is
+    exponential with the mean m and rounded. Some trajectories are long, and an optimizer cannot adapt to one length.
+
+    Args:
+        windows: the fewest windows of a trajectory, at least 1.
+        extra_windows: how many more there are on average, at least 0.
+        window: the fewest inner steps of a window, at least 1.
+        extra_steps: how many more there are on average, at least 0.
+        validation_steps: inner steps of a validation, always the same.
+        longest: the most inner steps of a window, for a bound on memory, which grows with a window's length; None for
+            no bound. Exp(m) is more than 10 m once in 22,000 windows; longer windows than the bound are cut to it.
+
+    Example:
+        >>> RandomHorizon(windows=2).lengths(Standing(), Stream(0, trajectory=3))
+        (37, 61)
+
+    Source: Wichrowska et al. 2017; `published` has the constants of the public code.
+    """
+
+    windows: int = 1
+    extra_windows: float = 5.0
+    window: int = 20
+    extra_steps: float = 20.0
+    validation_steps: int = 100
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "window", "validation_steps"):
+            if getattr(self, name) < 1:
+                raise HorizonError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("extra_windows", "extra_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise HorizonError(f"{name} is {getattr(self, name)}; it must be finite and not negative")
+        if self.longest is not None and self.longest < self.window:
+            raise HorizonError(
+                f"longest is {self.longest}, below the {self.window} steps of every window; raise it, or pass None"
+            )
+
+    @classmethod
+    def published(cls, *, longest: int | None = None) -> "RandomHorizon":
+        """The public code's: 1 + Exp(40) windows of 50 + Exp(200) steps, 10,250 steps on average."""
+        return cls(1, 40.0, 50, 200.0, longest=longest)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        average = (self.windows + self.extra_windows) * (self.window + self.extra_steps)
+        return (Stage(round(average), self.validation_steps),)
+
+    def lengths(self, standing: Standing, rng: Stream) -> Sequence[int]:
+        del standing
+        (generator,) = rng.child("horizon").over((0,)).generators()  # of the trajectory, whatever its tasks
+        windows = self.windows + round(generator.exponential(self.extra_windows))
+        steps = self.window + np.rint(generator.exponential(self.extra_steps, windows))
+        return tuple(int(length) for length in np.minimum(steps, self.longest or math.inf))
+
+    def begin(self) -> Standing:
+        return Standing(baseline=True)
+
+    def after(self, standing: Standing, value: float) -> Standing:
+        return _keeping_the_best(standing, value)
 
 
 PUBLISHED_STAGES = (100, 200, 500, 1000, 1500, 2000, 2500, 3000)
@@ -166,6 +237,10 @@ class Curriculum:
         validation = self.validation_steps or (*self.steps[1:], self.steps[-1] + self.steps[-1] // 2)
         return tuple(Stage(*lengths) for lengths in zip(self.steps, validation, strict=True))
 
+    def lengths(self, standing: Standing, rng: Stream) -> Sequence[int]:
+        del rng
+        return (self.window,) * (self.steps[standing.stage] // self.window)
+
     def begin(self) -> Standing:
         return Standing()
 
@@ -190,6 +265,11 @@ class Curriculum:
         if last or not here.improved:
             return replace(here, restores=True, finished=True)
         return Standing(stage=here.stage + 1, baseline=True, keeps=here.keeps, restores=True)
+
+
+def _keeping_the_best(standing: Standing, value: float) -> Standing:
+    """Where a run of one endless stage stands after a validation."""
+    return replace(standing, best=min(value, standing.best), baseline=False, keeps=value < standing.best)
 
 
 def _check(steps: int, window: int) -> None:

@@ -16,10 +16,10 @@ import torch
 
 from l2o import checkpoint, trees
 from l2o.agent import Backend
-from l2o.curves import run_curves
+from l2o.curves import log_ratios, run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError
 from l2o.events import Event, JsonLines, Listener
-from l2o.horizons import ConstantHorizon, Curriculum, Stage, Standing
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon, Stage, Standing
 from l2o.kernels.select import backend_name, checked
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaSettings, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
@@ -29,6 +29,7 @@ from l2o.processes.optimizee import Optimizee
 from l2o.provenance import source_commit
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class Plan:
 
     Args:
         trajectories: number of trajectories ("meta-epochs" in the papers).
-        horizon: inner steps of a trajectory, and inner steps between meta-updates; a `Curriculum` lets them grow.
+        horizon: inner steps of a trajectory, and inner steps between meta-updates; a `Curriculum` lets them grow, a
+            `RandomHorizon` draws them.
         tasks: tasks in one trajectory; the meta-gradient is their mean.
         meta_optimizer: how the meta-parameters are stepped: `MetaAdam` or `MetaRMSprop`.
         validate_every: trajectories between validations; of a curriculum, the length of a period.
         validation_tasks: tasks of a validation, always the same ones.
         validation_last: a validation's value is the mean loss of this many last iterates; 1 is the papers' choice.
+        validation_measure: "loss" takes the mean of it over the tasks; "log-ratio" the mean of the logarithm of its
+            ratio to the task's first loss (`log_ratios`), for tasks whose losses differ by orders of magnitude, as in a
+            mixture, and are not negative.
         checkpoint_every: windows between checkpoints.
         restore_meta_optimizer: when a curriculum takes up its best meta-parameters again, take up the meta-optimizer's
             moments of that time too. False keeps the moments, as the public code of Chen et al. 2020 does.
@@ -54,12 +59,13 @@ class Plan:
     """
 
     trajectories: int = 100
-    horizon: ConstantHorizon | Curriculum = field(default_factory=ConstantHorizon)
+    horizon: ConstantHorizon | Curriculum | RandomHorizon = field(default_factory=ConstantHorizon)
     tasks: int = 1
     meta_optimizer: MetaSettings = field(default_factory=MetaAdam)
     validate_every: int = 10
     validation_tasks: int = 20
     validation_last: int = 20
+    validation_measure: Literal["loss", "log-ratio"] = "loss"
     checkpoint_every: int = 25
     restore_meta_optimizer: bool = True
     patience: int = 50
@@ -77,6 +83,8 @@ class Plan:
             raise ArgumentError(
                 f"validation_last is {self.validation_last}; it must lie between 1 and the steps validated, {shortest}"
             )
+        if self.validation_measure not in ("loss", "log-ratio"):
+            raise ArgumentError(f"validation_measure is {self.validation_measure!r}; choose 'loss' or 'log-ratio'")
         if self.dtype not in ("float32", "float64"):
             raise ArgumentError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
         checked(self.backend)
@@ -92,7 +100,8 @@ class Validation:
 
     Args:
         trajectory: after how many trajectories.
-        value: mean loss at its end, infinite if a task diverged. Comparable within a stage.
+        value: mean over its tasks of the plan's `validation_measure`, infinite where a task's is not a number.
+            Comparable within a stage.
         diverged: share of diverged tasks.
         stage: number of the stage it belongs to.
         steps: its inner steps.
@@ -288,7 +297,10 @@ class _Run:
             device=plan.device,
             dtype=plan.torch_dtype,
         )
-        value = float(curves.losses[:, -plan.validation_last :].mean())
+        if plan.validation_measure == "loss":
+            value = float(curves.losses[:, -plan.validation_last :].mean())
+        else:
+            value = float(log_ratios(curves.losses, last=plan.validation_last).mean())
         value = value if value == value else float("inf")
         diverged = float(curves.diverged.double().mean())
         validation = Validation(progress.trajectory, value, diverged, before.stage, stage.validation_steps)
@@ -311,7 +323,9 @@ class _Run:
         progress, plan = self.progress, self.plan
         if self.trajectory is None:
             self.trajectory = self._begin()
-        estimate, self.trajectory = self.method.window(self.optimizer, self.trajectory, plan.horizon.window)
+        lengths = plan.horizon.lengths(progress.standing, self._stream)
+        steps = lengths[progress.window]
+        estimate, self.trajectory = self.method.window(self.optimizer, self.trajectory, steps)
         usable = is_finite(estimate.gradient) and estimate.value - estimate.value == 0
         if usable:
             share = progress.trajectory / plan.trajectories
@@ -320,11 +334,11 @@ class _Run:
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
-        at = {"trajectory": progress.trajectory, "window": progress.window}
+        at = {"trajectory": progress.trajectory, "window": progress.window, "steps": steps}
         progress.window += 1
         progress.windows += 1
         everyone_dead = not bool(self.trajectory.process.survivors.any())
-        if progress.window * plan.horizon.window == self._stage.steps or everyone_dead:
+        if progress.window == len(lengths) or everyone_dead:
             progress.trajectory, progress.window, self.trajectory = progress.trajectory + 1, 0, None
         self._tell_window(estimate, at, usable)
         if progress.skipped_in_a_row >= plan.patience:
@@ -345,9 +359,14 @@ class _Run:
         backend = backend_name(self.optimizer, self.plan.device, self.plan.torch_dtype)
         return {"torch": torch.__version__, "threads": torch.get_num_threads(), "backend": backend}
 
-    def _begin(self) -> Trajectory:
+    @property
+    def _stream(self) -> Stream:
+        """The stream of the current trajectory."""
         plan = self.plan
-        stream = Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
+        return Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
+
+    def _begin(self) -> Trajectory:
+        plan, stream = self.plan, self._stream
         process = Optimizee.start(self.family, stream, device=plan.device, dtype=plan.torch_dtype)
         return self.method.begin(self.optimizer, process, stream, stage=self.progress.standing.stage)
 
@@ -390,7 +409,8 @@ class _Run:
         self.progress = _Progress.from_json(metadata["progress"])
         if metadata["states"]:
             fresh = self._begin()
-            steps = self.progress.window * self.plan.horizon.window
+            lengths = self.plan.horizon.lengths(self.progress.standing, self._stream)
+            steps = sum(lengths[: self.progress.window])
             process = fresh.process.restored(trees.select(tensors, "process"), steps)
             self.trajectory = Trajectory(process, {name: trees.select(tensors, name) for name in metadata["states"]})
         assert self.log is not None
@@ -444,10 +464,15 @@ def _identity(
 
 
 def _digest(family: TaskFamily, stream: Stream) -> str:
-    """A digest of one task, its start and its first minibatch."""
-    instance = family.sample(stream)
-    batch = family.gather(family.batch_indices(instance, stream))
-    return checkpoint.digest(trees.join(instance=instance, start=family.init(instance, stream), batch=batch))
+    """A digest of one task of each member of the family, its start and its first minibatch."""
+    return checkpoint.digest(trees.join(**{member.name: _one_task(member, stream) for member in family.members()}))
+
+
+def _one_task(family: TaskFamily, rng: Stream) -> Tree:
+    """A task with its start and a minibatch."""
+    instance = family.sample(rng)
+    batch = family.gather(family.batch_indices(instance, rng))
+    return trees.join(instance=instance, start=family.init(instance, rng), batch=batch)
 
 
 def _refuse_difference(path: Path, what: str, saved: dict[str, Any], now: dict[str, Any], remedy: str) -> None:

@@ -81,6 +81,21 @@ def test_a_users_own_task_comes_in_by_module_and_name(tmp_path):
     assert l2o.load_card("run/weights.safetensors").training_tasks == "bowl"
 
 
+def test_training_on_the_mixture_with_random_lengths(tmp_path):
+    arguments = ["train", "--task", "scale-core", "--threads", "1", "--optimizer", "l2o-scale", "--objective", "log"]
+    arguments += ["--trajectories", "2", "--random-horizon", "3", "2", "1", "1.5", "--longest-window", "6"]
+    arguments += ["--horizon", "5", "--validation-tasks", "3", "--validation-last", "2", "--validate-every", "1"]
+    assert main([*arguments, "--validation-measure", "log-ratio", "--out", "run"]) == 0
+    card = l2o.load_card("run/weights.safetensors")
+    assert card.training_tasks == "scale-core"
+    assert card.horizon == 12  # 2.5 windows of 5 steps on average, rounded to even
+    assert card.configuration["plan"]["horizon"] == {
+        "windows": 1, "extra_windows": 1.5, "window": 3, "extra_steps": 2.0, "validation_steps": 5, "longest": 6
+    }  # fmt: skip
+    events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert all(3 <= event["steps"] <= 6 for event in events)
+
+
 def test_compare_evaluate_and_report_make_the_same_pages(tmp_path):
     assert main([*TRAIN, "--out", "run"]) == 0
     common = [*SMALL, "--steps", "20", "--tasks", "6"]
@@ -128,6 +143,13 @@ def test_doctor_finds_nothing_wrong(capsys):
         (["train", "--task", "json:loads"], "json:loads cannot be called"),
         (["train", "--task", "no_such_module:X"], "cannot import no_such_module:X"),
         (["train", *SMALL, "--horizon", "30", "--window", "20"], "not a whole number of windows"),
+        (["train", *SMALL, "--random-horizon", "20", "20", "0", "5"], "windows is 0"),
+        (["train", *SMALL, "--random-horizon", "20", "20", "1", "5", "--curriculum", "20", "40"], "pass one"),
+        (["train", *SMALL, "--longest-window", "20"], "no effect without --random-horizon"),
+        (
+            ["train", *SMALL, "--random-horizon", "20", "20", "1", "5", "--longest-window", "10"],
+            "longest is 10, below the 20",
+        ),
         (["train", "--data", "nonsense"], "no data set 'nonsense'"),
         (["evaluate", "nowhere.safetensors", *SMALL], r"cannot read nowhere\.safetensors"),
         (["evaluate", "adam:fast", *SMALL], "write a rule with its learning rate"),

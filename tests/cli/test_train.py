@@ -111,6 +111,7 @@ def test_every_field_of_a_plan_is_an_option():
                "--validation-tasks", "5", "--validation-last", "1", "--checkpoint-every", "9", "--patience", "8",
                "--seed", "3", "--device", "meta", "--dtype", "float64", "--backend", "reference", "--clip", "1",
                "--curriculum", "3", "6", "--no-restore-meta-optimizer"]  # fmt: skip
+    options += ["--validation-measure", "log-ratio"]
     del options[2:4]  # a curriculum takes the place of --horizon
     plan = parsed(*options).plan()
     default = l2o.Plan()

@@ -5,13 +5,15 @@ import torch
 from torch import nn
 
 from l2o.rng import Stream
+from l2o.tasks.bowl import Bowl
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.quadratic import Quadratics
-from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
+from l2o.tasks.softmax_regression import SoftmaxRegression
+from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 
 
 def noise_images(examples: int = 30, shape: tuple[int, ...] = (3, 3)) -> Dataset:
@@ -38,11 +40,15 @@ def perceptron() -> nn.Module:
 FAMILIES = {
     "quadratics": lambda: Quadratics(4),
     "quadratics published": Quadratics.published,
+    "bowl": lambda: Bowl(0.1),
+    "rotated bowl": lambda: Bowl(5.0, angle=45.0),
+    "softmax regression": lambda: SoftmaxRegression(3, samples=20, batch=6),
     "ackley": BenchmarkFunction.ackley,
     "ackley 5d": lambda: BenchmarkFunction.ackley(5),
     "beale": BenchmarkFunction.beale,
     "booth": BenchmarkFunction.booth,
     "branin": BenchmarkFunction.branin,
+    "log-sum-exp": BenchmarkFunction.log_sum_exp,
     "matyas": BenchmarkFunction.matyas,
     "rastrigin": BenchmarkFunction.rastrigin,
     "rastrigin 5d": lambda: BenchmarkFunction.rastrigin(5),
@@ -50,6 +56,7 @@ FAMILIES = {
     "rosenbrock 5d": lambda: BenchmarkFunction.rosenbrock(5),
     "styblinski-tang": BenchmarkFunction.styblinski_tang,
     "styblinski-tang 5d": lambda: BenchmarkFunction.styblinski_tang(5),
+    "styblinski-tang raised": lambda: BenchmarkFunction.styblinski_tang().raised(80.0),
     "mlp sigmoid": lambda: MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16),
     "mlp relu": lambda: MLPClassifier(noise_images(), hidden=(5, 4), activation="relu", batch=16, start_scale=0.5),
     "mlp tanh": lambda: MLPClassifier(noise_images(), hidden=(), activation="tanh", batch=16),
@@ -68,6 +75,9 @@ FAMILIES = {
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),
     "scaled mlp": lambda: RandomScaling(MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16)),
     "regularised rosenbrock": lambda: ConvexRegulariser(BenchmarkFunction.rosenbrock(), coordinates=3),
+    "noisy softmax regression": lambda: NoisyGradients(SoftmaxRegression(3, samples=20, batch=6), 0.5),
+    "scaled noisy quadratics": lambda: RandomScaling(NoisyGradients(Quadratics(4), 0.5)),
+    "regularised noisy rosenbrock": lambda: ConvexRegulariser(NoisyGradients(BenchmarkFunction.rosenbrock(), 0.5)),
     "scaled regularised quadratics": lambda: RandomScaling(
         ConvexRegulariser(Quadratics(4)), spreads={"regulariser/": 1.0}
     ),

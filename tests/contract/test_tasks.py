@@ -184,12 +184,13 @@ def test_five_small_steps_downhill_lower_the_loss(family: TaskFamily, dtype: tor
     first = family.losses(begin.params, begin.instance, batch)
     assert torch.isfinite(first).all()
     for _ in range(5):
-        seen, _ = process.observe()
+        seen, hidden = process.observe()
         assert process.alive.all()
         assert all(leaf.dtype == dtype for leaf in seen.values())
         _, grads = family.value_and_grad(process.params, process.instance, batch)
         if process.step == 0:
-            assert_equal(trees.select(seen, "grad"), grads)
+            assert_equal(trees.select(hidden, "metagrad"), grads)
+            assert_equal(trees.select(seen, "grad"), process.shown(grads))
         length = 1e-3 / trees.norms(grads)  # [tasks]
         action = trees.unflatten(-length[:, None] * trees.flatten(grads), grads)
         process = process.apply(action)

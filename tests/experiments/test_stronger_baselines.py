@@ -25,10 +25,8 @@ VERDICTS = {"fig2": 26, "fig3": 12, "fig5": 21, "fig6": 3, "fig7": 10, "logits":
 def folder(tmp_path_factory):
     """Results and work of all figures, in an order in which later ones find what earlier ones computed."""
     folder = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(shared.PRESETS, "smoke", dataclasses.replace(shared.PRESETS["smoke"], seeds=(1, 2)))
-        for name in VERDICTS:
-            EXPERIMENTS[f"stronger-baselines/{name}"]("smoke", folder / "results", folder / "runs")
+    for name in VERDICTS:
+        EXPERIMENTS[f"stronger-baselines/{name}"]("smoke", folder / "results", folder / "runs")
     return folder
 
 
@@ -44,7 +42,7 @@ def test_a_figure_writes_everything_it_promises(folder, figure):
     readme = (results / "README.md").read_text()
     assert f"l2o reproduce stronger-baselines/{figure} --preset smoke" in readme
     assert "## Meta-training" in readme
-    assert "test images" in readme or "last 297" in readme  # what the optimizees are trained on
+    assert "digits: the last 500" in readme  # what the optimizees are trained on: test images
     assert description.tables[-1].title == "Meta-training"
 
 
@@ -89,7 +87,7 @@ def test_every_meta_training_has_weights_a_card_and_a_record(folder):
         assert card.seed == record.seed == 2
         assert card.training_tasks.startswith("mlp-20-sigmoid-digits") or "Meta" in name
         assert record.windows > 0
-        assert record.training_steps >= 20 * record.windows or "Meta" in name
+        assert record.training_steps == 10 * record.windows or "Meta" in name
         assert len(record.validations) > 1
         json.dumps(dataclasses.asdict(record), allow_nan=False)
 

@@ -15,6 +15,7 @@ FUNCTIONS = {
     "beale": (BenchmarkFunction.beale(), (-4.5, 4.5), (-4.5, 4.5)),
     "booth": (BenchmarkFunction.booth(), (-10, 10), (-10, 10)),
     "branin": (BenchmarkFunction.branin(), (-5, 10), (0, 15)),
+    "log-sum-exp": (BenchmarkFunction.log_sum_exp(), (-2, 2), (-2, 2)),
     "matyas": (BenchmarkFunction.matyas(), (-10, 10), (-10, 10)),
     "rastrigin": (BenchmarkFunction.rastrigin(), (-5.12, 5.12), (-5.12, 5.12)),
     "rosenbrock": (BenchmarkFunction.rosenbrock(), (-5, 10), (-5, 10)),
@@ -48,6 +49,8 @@ def gradient(family: BenchmarkFunction, x: torch.Tensor) -> torch.Tensor:
         (BenchmarkFunction.branin(), (0, 0), 55.602112642270262),
         (BenchmarkFunction.branin(), (-math.pi, 12.275), 0.39788735772973816),
         (BenchmarkFunction.branin(), (3 * math.pi, 2.475), 0.39788735772973816),
+        (BenchmarkFunction.log_sum_exp(), (0, 0), math.log(3) - 0.1),
+        (BenchmarkFunction.log_sum_exp(), (1, -1), math.log(math.exp(-2) + math.exp(4) + math.exp(-1)) - 0.1),
         (BenchmarkFunction.matyas(), (1, 1), 0.04),
         (BenchmarkFunction.matyas(), (1, -2), 2.26),
         (BenchmarkFunction.rastrigin(), (1, 1), 2),
@@ -166,3 +169,15 @@ def test_rosenbrock_in_one_dimension_is_refused() -> None:
 def test_a_box_that_is_none_is_refused(low, high, minimiser, message) -> None:
     with pytest.raises(ArgumentError, match=message):
         BenchmarkFunction("mine", torch.sum, low=low, high=high, minimiser=minimiser, minimum=0.0)
+
+
+def test_a_raised_function_has_the_same_gradients_and_a_higher_minimum() -> None:
+    plain, raised = BenchmarkFunction.styblinski_tang(), BenchmarkFunction.styblinski_tang().raised(80.0)
+    starts = plain.init({}, Stream(0, tasks=range(5)))["x"]
+    assert torch.equal(gradient(plain, starts), gradient(raised, starts))
+    assert torch.equal(raised.init({}, Stream(0, tasks=range(5)))["x"], starts)
+    assert value(raised, 1.0, 1.0) == 70
+    assert raised.minimum == pytest.approx(value(raised, *raised.minimiser), rel=1e-14)
+    assert raised.minimum > 0
+    with pytest.raises(ArgumentError, match="by is inf"):
+        plain.raised(math.inf)

@@ -12,7 +12,7 @@ from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.quadratic import Quadratics
-from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
+from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 from l2o.trees import Tree
 
 STREAM = Stream(3, ("wrappers",), tasks=range(3))
@@ -43,6 +43,9 @@ class EverythingSet(TaskFamily):
 
     def value_and_grad(self, params, instance, batch):
         return self.losses(params, instance, batch), {name: 7 * leaf for name, leaf in params.items()}
+
+    def gradient_noise(self, params, instance, rng):
+        return {"w": instance["scales"][:, None, None] * rng.normal((3, 2))}  # none on the other parameter
 
     def optimum(self, instance) -> Tree | None:
         ones = torch.ones_like(instance["scales"])
@@ -89,6 +92,8 @@ def test_scaling_wraps_every_member_of_the_family() -> None:
     assert optimum is not None
     assert_trees_close(family.optimum(instance), trees.map_leaves(torch.div, optimum, scales))
     assert_trees_close(family.metrics(start, instance), inner.metrics(inner_start, inner_instance))
+    noise = inner.gradient_noise(inner_start, inner_instance, STREAM)
+    assert_trees_close(family.gradient_noise(start, instance, STREAM), {"w": scales["w"] * noise["w"]})
     assert family.data_notes() == ["made up"]
     assert family.name == "everything-scaled"
 
@@ -114,8 +119,85 @@ def test_the_regulariser_wraps_every_member_of_the_family() -> None:
     assert optimum is not None
     assert_trees_close(family.optimum(instance), trees.join(family=optimum, regulariser={"z": centre}))
     assert_trees_close(family.metrics(start, instance), inner.metrics(inner_start, inner_instance))
+    noise = inner.gradient_noise(inner_start, inner_instance, STREAM)
+    assert_trees_close(family.gradient_noise(start, instance, STREAM), {"family/w": noise["w"]})
     assert family.data_notes() == ["made up"]
     assert family.name == "everything-regularised"
+
+
+def test_noise_wraps_every_member_of_the_family_and_adds_to_its_noise() -> None:
+    inner = EverythingSet()
+    family = NoisyGradients(inner, 0.5)
+    instance, start, inner_instance, inner_start = wrapped_and_inner(family, inner)
+    assert_trees_close(instance, inner_instance)
+    assert_trees_close(start, inner_start)
+    indices = family.batch_indices(instance, STREAM)
+    assert_trees_close(indices, inner.batch_indices(instance, STREAM))
+    batch = family.gather(indices)
+    assert_trees_close(batch, inner.gather(indices))
+    (losses, grads), (inner_losses, inner_grads) = (
+        member.value_and_grad(start, instance, batch) for member in (family, inner)
+    )
+    assert torch.equal(losses, inner_losses)
+    assert_trees_close(grads, inner_grads)
+    assert torch.equal(family.losses(start, instance, batch), losses)
+    optimum, inner_optimum = family.optimum(instance), inner.optimum(instance)
+    assert optimum is not None
+    assert inner_optimum is not None
+    assert_trees_close(optimum, inner_optimum)
+    assert_trees_close(family.metrics(start, instance), inner.metrics(start, instance))
+    own = {name: 0.5 * STREAM.child(family.name).child(name).normal(leaf.shape[1:]) for name, leaf in start.items()}
+    noise = family.gradient_noise(start, instance, STREAM)
+    assert_trees_close(noise, own | {"w": own["w"] + inner.gradient_noise(start, instance, STREAM)["w"]})
+    assert family.data_notes() == ["made up"]
+    assert family.name == "everything-noisy-0.5"
+
+
+def noisy_process(deviation: float = 2.0, tasks: int = 3) -> Optimizee:
+    family = NoisyGradients(Quadratics(4), deviation)
+    return Optimizee.start(family, STREAM.over(range(tasks)), dtype=torch.float64)
+
+
+def test_the_optimizer_sees_noise_that_the_meta_loss_does_not() -> None:
+    process = noisy_process()
+    clean = Optimizee.start(Quadratics(4), STREAM, dtype=torch.float64)
+    seen, hidden = process.observe()
+    truth = clean.observe()[1]
+    assert_trees_close(hidden, truth)
+    noise = seen["grad/x"] - truth["metagrad/x"]
+    expected = 2.0 * STREAM.child("noise").child("quadratics-4d-noisy-2").child("x").normal((4,))
+    torch.testing.assert_close(noise, expected, rtol=0, atol=1e-13)
+    assert torch.equal(seen["loss"], hidden["loss"])
+
+
+def test_noise_is_drawn_anew_in_every_step_and_for_every_task_and_is_normal() -> None:
+    process, noise = noisy_process(tasks=200), []
+    for _ in range(5):
+        seen, hidden = process.observe()
+        noise.append(seen["grad/x"] - hidden["metagrad/x"])
+        process = process.apply({"x": torch.zeros_like(process.params["x"])})
+    drawn = torch.stack(noise)  # [steps, tasks, coordinates]
+    assert len({round(number, 12) for number in drawn.flatten().tolist()}) == drawn.numel()
+    assert abs(float(drawn.mean())) < 5 * 2 / drawn.numel() ** 0.5  # five standard errors
+    assert float(drawn.std()) == pytest.approx(2.0, rel=0.06)  # a standard error is 1.1 %
+    again, _ = noisy_process(tasks=200).observe()
+    first, _ = noisy_process(tasks=2).observe()
+    assert torch.equal(again["grad/x"][:2], first["grad/x"])
+
+
+def test_a_dead_task_shows_no_noise() -> None:
+    process = noisy_process()
+    process.params["x"][1] = torch.inf
+    seen, hidden = process.observe()
+    assert not seen["grad/x"][1].any()
+    assert not hidden["metagrad/x"][1].any()
+    assert seen["grad/x"][0].all()
+
+
+@pytest.mark.parametrize("deviation", [-1.0, math.inf, math.nan])
+def test_nonsensical_noise_is_refused(deviation: float) -> None:
+    with pytest.raises(ArgumentError, match="deviation is"):
+        NoisyGradients(Quadratics(4), deviation)
 
 
 def test_scales_are_log_uniform_over_the_spread() -> None:

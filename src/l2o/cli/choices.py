@@ -22,9 +22,11 @@ from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import load_dataset
+from l2o.tasks.ensembles import scale_core
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.softmax_regression import SoftmaxRegression
 
 T = TypeVar("T")
 
@@ -43,10 +45,13 @@ TASKS: dict[str, Callable[[str], TaskFamily]] = {
     "beale": lambda data: BenchmarkFunction.beale(),
     "booth": lambda data: BenchmarkFunction.booth(),
     "branin": lambda data: BenchmarkFunction.branin(),
+    "log-sum-exp": lambda data: BenchmarkFunction.log_sum_exp(),
     "matyas": lambda data: BenchmarkFunction.matyas(),
     "rastrigin": lambda data: BenchmarkFunction.rastrigin(),
     "rosenbrock": lambda data: BenchmarkFunction.rosenbrock(),
     "styblinski-tang": lambda data: BenchmarkFunction.styblinski_tang(),
+    "softmax-regression": lambda data: SoftmaxRegression(),
+    "scale-core": lambda data: scale_core(),
 }
 """Task families by name; those on images take the name of a data set."""
 

@@ -44,6 +44,9 @@ class Train:
     """Tasks of a validation."""
     validation_last: int = 20
     """Iterates at the end of a validation whose mean loss is its value."""
+    validation_measure: Literal["loss", "log-ratio"] = "loss"
+    """Whether a validation is the mean of its tasks' losses, or of the logarithms of their ratios to the first losses:
+    for tasks whose losses differ by orders of magnitude, as in a mixture."""
     checkpoint_every: int = 25
     """Windows between checkpoints."""
     patience: int = 50
@@ -73,6 +76,7 @@ class Train:
             validate_every=self.validate_every,
             validation_tasks=self.validation_tasks,
             validation_last=self.validation_last,
+            validation_measure=self.validation_measure,
             checkpoint_every=self.checkpoint_every,
             restore_meta_optimizer=self.horizon.restore_meta_optimizer,
             patience=self.patience,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from l2o.cli import choices
 from l2o.cli.options import TaskOptions, rule
 from l2o.errors import ArgumentError
-from l2o.horizons import ConstantHorizon, Curriculum
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
 from l2o.methods.base import Method
 from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation, Order
@@ -88,9 +88,14 @@ class HorizonOptions:
     """How many inner steps a trajectory has."""
 
     horizon: int = 100
-    """Inner steps of a trajectory."""
+    """Inner steps of a trajectory; with --random-horizon, of a validation."""
     window: int = 20
     """Inner steps between meta-updates."""
+    random_horizon: tuple[int, float, int, float] | None = None
+    """Trajectories of random lengths, as 20 20 1 5: windows of 20 steps and 20 more on average, in trajectories of 1
+    window and 5 more on average; instead of --window."""
+    longest_window: int | None = None
+    """With --random-horizon, the most inner steps of a window: it bounds the memory; none for no bound."""
     curriculum: tuple[int, ...] = ()
     """Inner steps of the stages of a curriculum, rising, as 100 200 500; instead of --horizon."""
     validation_steps: tuple[int, ...] = ()
@@ -102,12 +107,27 @@ class HorizonOptions:
     restore_meta_optimizer: bool = True
     """Whether a stage takes up the moments that belong to its meta-parameters, or keeps those of the end."""
 
-    def made(self) -> ConstantHorizon | Curriculum:
+    def made(self) -> ConstantHorizon | Curriculum | RandomHorizon:
         """The horizon that the options describe."""
+        if self.random_horizon is None:
+            refuse_unused(self, "longest_window", reason="without --random-horizon, as 20 20 1 5")
+        elif self.curriculum:
+            raise ArgumentError("--random-horizon and --curriculum both say how long trajectories are; pass one")
         if not self.curriculum:
             only = ("validation_steps", "periods", "longest_stage", "restore_meta_optimizer")
             refuse_unused(self, *only, reason="without --curriculum, as 100 200 500")
-            return ConstantHorizon(self.horizon, self.window)
+            if self.random_horizon is None:
+                return ConstantHorizon(self.horizon, self.window)
+            refuse_unused(self, "window", reason="beside --random-horizon")
+            window, extra_steps, windows, extra_windows = self.random_horizon
+            return RandomHorizon(
+                windows,
+                extra_windows,
+                window,
+                extra_steps,
+                validation_steps=self.horizon,
+                longest=self.longest_window,
+            )
         refuse_unused(self, "horizon", reason="beside --curriculum")
         return Curriculum(
             self.curriculum,

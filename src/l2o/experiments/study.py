@@ -295,13 +295,15 @@ def baseline_name(name: str, metric: Metric) -> str:
 
 
 def draw_meta_training(trained: MetaTrained, plan: Plan, *, log: Path, path: Path) -> None:
-    """Draws a run's trajectories, from its event log, and its validations."""
+    """Draws a run's trajectories, from its event log, and its validations; logarithms of ratios as ratios."""
+    ratios = plan.validation_measure == "log-ratio"
+    label = "loss, mean over inner steps" + ("; validation: last by first, geometric mean" if ratios else "")
     plot_meta_training(
         logged_meta_losses(log, plan, _objective(trained.card.configuration["method"])),
-        [(v.trajectory, v.value) for v in trained.validations],
+        [(v.trajectory, math.exp(v.value) if ratios else v.value) for v in trained.validations],
         path=path,
         title=f"Meta-training {trained.optimizer.name} on {trained.card.training_tasks}",
-        ylabel="loss, mean over inner steps",
+        ylabel=label,
     )
 
 
@@ -315,7 +317,7 @@ def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[floa
         if event["kind"] in ("window", "skipped") and event["moments"] == "meta-loss":
             value = event["meta_loss"]
             sums[int(event["trajectory"])] += float("nan") if value is None else value
-            points[int(event["trajectory"])] += plan.horizon.window + 1
+            points[int(event["trajectory"])] += event["steps"] + 1
     means = [total / count if count else float("nan") for total, count in zip(sums, points, strict=True)]
     return means if objective == "loss" else [math.exp(mean) for mean in means]
 

@@ -52,7 +52,7 @@ class Unrolled(Method):
 
 
 Gradients = Callable[[Tensor, Tree], Tree]
-"""From losses `[tasks]` and the parameters they were computed from to the gradients that the optimizer sees."""
+"""From losses `[tasks]` and the parameters they were computed from to their gradients."""
 
 
 def exact_gradients(losses: Tensor, params: Tree) -> Tree:
@@ -86,7 +86,7 @@ def unroll(
             losses = process.family.losses(params, process.instance, here.batch())
             recorded.append(losses)
             if step < steps:
-                grads = gradients(losses, params)
+                grads = here.shown(gradients(losses, params))
                 observation = {**trees.join(grad=grads, params=params), "loss": losses}
                 action, state = optimizer(observation, state)
                 params = trees.map_leaves(torch.add, params, action)

@@ -30,7 +30,8 @@ class LearnedOptimizer(Agent, ABC):
     """What reports and cards call it."""
 
     horizon: int | None = None
-    """Inner steps of the longest trajectory it was meta-trained on; None if unknown, or for hand-designed rules."""
+    """Inner steps of the longest trajectory it was meta-trained on, or of an average one where lengths were random;
+    None if unknown, or for hand-designed rules."""
 
     couples_tensors: ClassVar[bool] = False
     """Whether a tensor's update depends on the other tensors: the drop-in then shows it all parameters together."""

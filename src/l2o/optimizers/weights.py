@@ -35,7 +35,8 @@ class Card:
         config: its constructor's arguments.
         method: how it was meta-trained.
         training_tasks: on which task family.
-        horizon: inner steps of the longest trajectory it was meta-trained on; 0 for weights that were not trained.
+        horizon: inner steps of the longest trajectory it was meta-trained on, or of an average one where lengths were
+            random; 0 for weights that were not trained.
         seed: seed of the meta-training.
         configuration: the whole plan of the meta-training.
         curve: validations as [trajectories done, value].

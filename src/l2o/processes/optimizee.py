@@ -21,7 +21,7 @@ class Optimizee:
     from then on: it shows zeros, and its parameters stay as they are.
 
     Args:
-        family: where the tasks come from.
+        family: where the tasks come from; of a mixture, the member that was drawn.
         instance: the tasks' own data, leaves `[tasks, ...]`.
         params: current parameters, leaves `[tasks, ...]`.
         rng: the trajectory's stream.
@@ -45,7 +45,8 @@ class Optimizee:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "Optimizee":
-        """Draws the tasks of the stream and their initial parameters."""
+        """Draws the tasks of the stream, all of one member of the family, and their initial parameters."""
+        family = family.member(rng)
         instance = family.sample(rng.child("instance"))
         params = family.init(instance, rng.child("init"))
         alive = torch.ones(len(rng.tasks), dtype=torch.bool, device=device)
@@ -56,6 +57,11 @@ class Optimizee:
         leaf = next(iter(self.params.values()))
         indices = self.family.batch_indices(self.instance, self.rng.child("batch").at(step=self.step))
         return trees.to(self.family.gather(indices), leaf.device, leaf.dtype)
+
+    def shown(self, grads: Tree) -> Tree:
+        """The gradients as an optimizer sees them at the current step: with the family's noise, if it has any."""
+        noise = self.family.gradient_noise(self.params, self.instance, self.rng.child("noise").at(step=self.step))
+        return {name: grad + noise[name] if name in noise else grad for name, grad in grads.items()}
 
     def observe(self) -> tuple[Tree, Tree]:
         return self._observed[:2]
@@ -85,8 +91,9 @@ class Optimizee:
     def _observed(self) -> tuple[Tree, Tree, Tensor]:
         losses, grads = self.family.value_and_grad(self.params, self.instance, self.batch())
         alive = self.survivors & torch.isfinite(losses) & trees.finite_tasks(grads)
-        grads = trees.where_tasks(alive, grads, trees.map_leaves(torch.zeros_like, grads))
+        seen, hidden = (
+            trees.where_tasks(alive, tree, trees.map_leaves(torch.zeros_like, tree))
+            for tree in (trees.join(grad=self.shown(grads), params=self.params), trees.join(metagrad=grads))
+        )
         losses = torch.where(alive, losses, 0.0)
-        params = trees.where_tasks(alive, self.params, trees.map_leaves(torch.zeros_like, self.params))
-        seen = {**trees.join(grad=grads, params=params), "loss": losses}
-        return seen, {**trees.join(metagrad=grads), "loss": losses}, alive
+        return {**seen, "loss": losses}, {**hidden, "loss": losses}, alive

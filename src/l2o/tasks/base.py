@@ -1,6 +1,7 @@
 """A task family: a distribution of optimizees."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,15 @@ class TaskFamily(ABC):
 
     offers: frozenset[str] = frozenset({"grad", "loss", "params"})
     """The kinds of observation leaves that mean something here: a rule or method that reads another one is refused."""
+
+    def members(self) -> "Sequence[TaskFamily]":
+        """The families that its tasks can come from: itself alone, unless it is a mixture."""
+        return (self,)
+
+    def member(self, rng: Stream) -> "TaskFamily":
+        """The one of `members` that the stream's tasks come from; of a mixture, drawn for the first of them."""
+        del rng
+        return self
 
     def sample(self, rng: Stream) -> Tree:
         """Draws what distinguishes the tasks from each other: leaves `[tasks, ...]`, none by default."""
@@ -63,6 +73,15 @@ class TaskFamily(ABC):
             losses = self.losses(leaves, instance, batch)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         return losses.detach(), dict(zip(leaves, grads, strict=True))
+
+    def gradient_noise(self, params: Tree, instance: Tree, rng: Stream) -> Tree:
+        """What is added to the gradient that an optimizer sees, at the step that `rng` stands at.
+
+        Leaves `[tasks, ...]`, in number type and device of `params`, for some or all of the parameters; none by
+        default. It has no part in the gradient that a meta-loss differentiates.
+        """
+        del params, instance, rng
+        return {}
 
     def optimum(self, instance: Tree) -> Tree | None:
         """A known global minimiser of each task, leaves `[tasks, ...]`, or None where none is known.

@@ -19,8 +19,8 @@ class BenchmarkFunction(TaskFamily):
     """One function of x `[dimensions]`; tasks differ in their start alone, uniform in a box.
 
     Each named constructor gives formula, starts, minimum and source. Starts are those of the ensemble of Wichrowska et
-    al. 2017 where it has the function. That ensemble shifts Styblinski-Tang by +80, so that its loss is not negative in
-    2 dimensions: here every function has its classical value.
+    al. 2017 where it has the function. Every function has its classical value; `raised` adds a constant, as that
+    ensemble does with Styblinski-Tang, so that its loss is not negative.
 
     Args:
         name: the family's name in reports is `<name>-<dimensions>d`.
@@ -53,6 +53,7 @@ class BenchmarkFunction(TaskFamily):
         if not all(lower < upper for lower, upper in zip(low, high, strict=True)):
             raise ArgumentError(f"low {tuple(low)} and high {tuple(high)}: every low end must lie below its high end")
         self.name = f"{name}-{len(low)}d"
+        self.function = name
         self.dimensions = len(low)
         self.formula = formula
         self.low, self.high = tuple(low), tuple(high)
@@ -91,6 +92,16 @@ class BenchmarkFunction(TaskFamily):
         """
         minimum = 10 / (8 * math.pi)
         return cls("branin", _branin, low=[-5.0, 0.0], high=[10.0, 15.0], minimiser=[math.pi, 2.275], minimum=minimum)
+
+    @classmethod
+    def log_sum_exp(cls) -> "BenchmarkFunction":
+        """ln(exp(x + 3y - 0.1) + exp(x - 3y - 0.1) + exp(-x - 0.1)); start U(-2, 2); f(-ln(2)/2, 0) = ln(8)/2 - 0.1.
+
+        Source: Boyd and Vandenberghe 2004, equation 9.20, whose logarithm it is. The starts are our own.
+        """
+        ends = {"low": [-2.0] * 2, "high": [2.0] * 2}
+        minimiser, minimum = [-math.log(2) / 2, 0.0], math.log(8) / 2 - 0.1
+        return cls("log-sum-exp", _log_sum_exp, **ends, minimiser=minimiser, minimum=minimum)
 
     @classmethod
     def matyas(cls) -> "BenchmarkFunction":
@@ -152,6 +163,24 @@ class BenchmarkFunction(TaskFamily):
         ends = {"low": [low] * dimensions, "high": [high] * dimensions}
         return cls(name, formula, **ends, minimiser=[minimiser] * dimensions, minimum=minimum)
 
+    def raised(self, by: float) -> "BenchmarkFunction":
+        """The function plus a constant: the same gradients, and a minimum higher by it.
+
+        Example:
+            >>> BenchmarkFunction.styblinski_tang().raised(80).name
+            'styblinski-tang-plus-80-2d'
+        """
+        if not math.isfinite(by):
+            raise ArgumentError(f"by is {by}; a function is raised by a finite number")
+        return BenchmarkFunction(
+            f"{self.function}-plus-{by:g}",
+            lambda x: self.formula(x) + by,
+            low=self.low,
+            high=self.high,
+            minimiser=self.minimiser,
+            minimum=self.minimum + by,
+        )
+
     def sample(self, rng: Stream) -> Tree:
         """The minimiser `[tasks, dimensions]`, equal for all tasks: `optimum` has to know how many there are."""
         return {"minimiser": torch.tensor(self.minimiser, dtype=torch.float64).repeat(len(rng.tasks), 1)}
@@ -186,6 +215,11 @@ def _branin(x: Tensor) -> Tensor:
     x, y = x.unbind()
     valley = y - 5.1 / (4 * math.pi**2) * x.square() + 5 / math.pi * x - 6
     return valley.square() + 10 * (1 - 1 / (8 * math.pi)) * torch.cos(x) + 10
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    x, y = x.unbind()
+    return torch.logsumexp(torch.stack([x + 3 * y, x - 3 * y, -x]), dim=0) - 0.1
 
 
 def _matyas(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Changes to any task family that make training on it generalise better: the tricks of Lv, Jiang and Li 2017."""
+"""Changes to any task family that make training on it generalise better: scaling, easy coordinates, noise."""
 
 from collections.abc import Mapping
 
@@ -89,6 +89,11 @@ class RandomScaling(TaskFamily):
         optimum = self.family.optimum(trees.select(instance, "family"))
         return None if optimum is None else trees.map_leaves(torch.div, optimum, trees.select(instance, "scales"))
 
+    def gradient_noise(self, params: Tree, instance: Tree, rng: Stream) -> Tree:
+        """The wrapped family's, times c as its gradient."""
+        noise = self.family.gradient_noise(_unscaled(params, instance), trees.select(instance, "family"), rng)
+        return trees.map_leaves(torch.mul, noise, trees.select(instance, "scales"))
+
     def metrics(self, params: Tree, instance: Tree) -> Tree:
         return self.family.metrics(_unscaled(params, instance), trees.select(instance, "family"))
 
@@ -153,8 +158,74 @@ class ConvexRegulariser(TaskFamily):
             return None
         return trees.join(family=optimum, regulariser={"z": instance["regulariser/centre"]})
 
+    def gradient_noise(self, params: Tree, instance: Tree, rng: Stream) -> Tree:
+        """The wrapped family's; z's own gradient has none."""
+        noise = self.family.gradient_noise(trees.select(params, "family"), trees.select(instance, "family"), rng)
+        return trees.join(family=noise)
+
     def metrics(self, params: Tree, instance: Tree) -> Tree:
         return self.family.metrics(trees.select(params, "family"), trees.select(instance, "family"))
+
+    def data_notes(self) -> list[str]:
+        return self.family.data_notes()
+
+
+class NoisyGradients(TaskFamily):
+    """The same tasks, but an optimizer sees grad f + s N(0, I), drawn anew in every step.
+
+    A meta-loss differentiates the exact gradient: the noise is only in what the optimizer is shown.
+
+    Args:
+        family: the family whose gradients are noisy.
+        deviation: s, the standard deviation of each coordinate's noise, at least 0.
+
+    Example:
+        >>> from l2o.tasks.quadratic import Quadratics
+        >>> NoisyGradients(Quadratics(3), 0.5).name
+        'quadratics-3d-noisy-0.5'
+
+    Source: the ensemble of Wichrowska et al. 2017.
+    """
+
+    def __init__(self, family: TaskFamily, deviation: float) -> None:
+        if not 0 <= deviation < float("inf"):
+            raise ArgumentError(f"deviation is {deviation}; it must be finite and not negative")
+        self.name = f"{family.name}-noisy-{deviation:g}"
+        self.family = family
+        self.deviation = deviation
+
+    def sample(self, rng: Stream) -> Tree:
+        return self.family.sample(rng)
+
+    def init(self, instance: Tree, rng: Stream) -> Tree:
+        return self.family.init(instance, rng)
+
+    def batch_indices(self, instance: Tree, rng: Stream) -> Tree:
+        return self.family.batch_indices(instance, rng)
+
+    def gather(self, indices: Tree) -> Tree:
+        return self.family.gather(indices)
+
+    def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        return self.family.loss(params, instance, batch)
+
+    def losses(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        return self.family.losses(params, instance, batch)
+
+    def value_and_grad(self, params: Tree, instance: Tree, batch: Tree) -> tuple[Tensor, Tree]:
+        return self.family.value_and_grad(params, instance, batch)
+
+    def gradient_noise(self, params: Tree, instance: Tree, rng: Stream) -> Tree:
+        own = rng.child(self.name)  # not the wrapped family's own stream: that one may have noise too
+        noise = {name: own.child(name).normal(leaf.shape[1:]).to(leaf) for name, leaf in params.items()}
+        inner = self.family.gradient_noise(params, instance, rng)
+        return {name: self.deviation * leaf + inner.get(name, 0.0) for name, leaf in noise.items()}
+
+    def optimum(self, instance: Tree) -> Tree | None:
+        return self.family.optimum(instance)
+
+    def metrics(self, params: Tree, instance: Tree) -> Tree:
+        return self.family.metrics(params, instance)
 
     def data_notes(self) -> list[str]:
         return self.family.data_notes()

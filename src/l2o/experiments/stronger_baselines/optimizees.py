@@ -50,7 +50,7 @@ def _enlarged(images: Dataset, factor: int) -> Dataset:
     return replace(images, inputs=inputs, note=f"{images.note}, {factor} times as wide and high")
 
 
-def _steps(laptop: int, *, smoke: int = 20) -> Mapping[str, int]:
+def _steps(laptop: int, *, smoke: int = 10) -> Mapping[str, int]:
     return {"smoke": smoke, "laptop": laptop, "paper": 10_000}
 
 
@@ -67,7 +67,7 @@ def _linear_nas(images: Dataset) -> TaskFamily:
 
 
 OPTIMIZEES: dict[str, Tested] = {
-    "MLP-orig": Tested(MLPClassifier.orig, "mnist", _steps(10_000, smoke=40)),
+    "MLP-orig": Tested(MLPClassifier.orig, "mnist", _steps(10_000, smoke=20)),
     "MLP-ReLU": Tested(MLPClassifier.relu, "mnist", _steps(10_000)),
     "MLP-deeper": Tested(MLPClassifier.deeper, "mnist", _steps(10_000)),
     "Conv-MNIST": Tested(ConvClassifier, "mnist", _steps(2_000)),

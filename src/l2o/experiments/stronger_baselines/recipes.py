@@ -1,13 +1,15 @@
 """How the learned optimizers of "Training stronger baselines" are meta-trained: one recipe each, shared by all figures.
 
-Source: Chen et al. 2020, sections 3 to 5, and its public code. All are trained on MLP-orig, with windows of 20 steps.
+Source: Chen et al. 2020, sections 3 to 5, and its public code. All but L2O-Scale-Meta are trained on MLP-orig, with
+windows of 20 steps.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from l2o.horizons import ConstantHorizon, Curriculum
-from l2o.meta_optimizer import MetaAdam
+from l2o.experiments.stronger_baselines.optimizees import training_family
+from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
+from l2o.meta_optimizer import MetaRMSprop
 from l2o.metatrain import Plan
 from l2o.methods.base import Method
 from l2o.methods.imitation import Imitation
@@ -17,6 +19,8 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.tasks.base import TaskFamily
+from l2o.tasks.ensembles import scale_core
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Recipe:
         optimizer: a fresh one, from the seed of its meta-parameters.
         method: how meta-gradients are got.
         plan: everything else; its seed is replaced by the meta-training seed.
+        family: what it is trained on, from the preset.
     """
 
     optimizer: Callable[[int], LearnedOptimizer]
     method: Method
     plan: Plan
+    family: Callable[[str], TaskFamily] = training_family
 
     def seeded(self, seed: int) -> tuple[LearnedOptimizer, Method, Plan]:
         """What `metatrain` needs for one meta-training seed."""
@@ -50,6 +56,7 @@ class Plans:
         rnnprop_curriculum: RNNprop-CL-IL.
         scale: L2O-Scale, its imitation and its self-improving.
         scale_curriculum: L2O-Scale-CL-IL.
+        scale_meta: L2O-Scale-Meta, on an ensemble of small problems.
     """
 
     dm: Plan
@@ -59,29 +66,55 @@ class Plans:
     rnnprop_curriculum: Plan
     scale: Plan
     scale_curriculum: Plan
+    scale_meta: Plan
 
 
-_SMOKE = Plan(trajectories=4, horizon=ConstantHorizon(40, 20), validate_every=2, validation_tasks=2)
-_SMOKE_CURRICULUM = replace(_SMOKE, trajectories=8, horizon=Curriculum((20, 40), (40, 60), periods=2, longest_stage=2))
+_SMOKE = Plan(trajectories=4, horizon=ConstantHorizon(20, 10), validate_every=2, validation_tasks=2, validation_last=5)
+_SMOKE_CURRICULUM = replace(
+    _SMOKE, trajectories=8, horizon=Curriculum((10, 20), (20, 30), 10, periods=2, longest_stage=2)
+)
 
 _LAPTOP = Plan(trajectories=1_000, validate_every=50, validation_tasks=5)
 _LAPTOP_STAGES = Curriculum((100, 200, 500, 1000), longest_stage=10)
 _LAPTOP_CURRICULUM = replace(_LAPTOP, trajectories=10_000, horizon=_LAPTOP_STAGES, validate_every=20)
-_LAPTOP_SCALE = replace(_LAPTOP, trajectories=300, validate_every=10, meta_optimizer=MetaAdam(1e-4))
+_LAPTOP_SCALE = replace(_LAPTOP, trajectories=300, validate_every=10, meta_optimizer=MetaRMSprop(1e-4))
+_LAPTOP_META = Plan(
+    trajectories=2_000,
+    horizon=RandomHorizon(longest=100),
+    validate_every=100,
+    validation_measure="log-ratio",
+    meta_optimizer=MetaRMSprop(1e-4),
+)
 
 _PAPER = Plan(trajectories=10_000, validate_every=100, validation_tasks=20)
 _PAPER_CURRICULUM = replace(_PAPER, horizon=Curriculum())
-_PAPER_SCALE = Plan(trajectories=100, validate_every=1, validation_tasks=5, meta_optimizer=MetaAdam(1e-6))
+_PUBLISHED_RMSPROP = MetaRMSprop(1e-6, moments="shared")
+_PAPER_SCALE = Plan(trajectories=100, validate_every=1, validation_tasks=5, meta_optimizer=_PUBLISHED_RMSPROP)
+_PAPER_META = Plan(
+    trajectories=5_000,
+    horizon=RandomHorizon.published(longest=1_000),
+    validate_every=100,
+    validation_measure="log-ratio",
+    meta_optimizer=_PUBLISHED_RMSPROP,
+)
 
 PLANS: dict[str, Plans] = {
     "smoke": Plans(
         dm=_SMOKE,
-        dm_longer=replace(_SMOKE, trajectories=2, horizon=ConstantHorizon(60, 20)),
+        dm_longer=replace(_SMOKE, trajectories=2, horizon=ConstantHorizon(30, 10)),
         dm_curriculum=_SMOKE_CURRICULUM,
         rnnprop=_SMOKE,
         rnnprop_curriculum=_SMOKE_CURRICULUM,
         scale=_SMOKE,
         scale_curriculum=_SMOKE_CURRICULUM,
+        scale_meta=Plan(
+            trajectories=2,
+            horizon=RandomHorizon(1, 1.0, 5, 5.0, validation_steps=20),
+            validate_every=2,
+            validation_tasks=2,
+            validation_measure="log-ratio",
+            validation_last=5,
+        ),
     ),
     "laptop": Plans(
         dm=_LAPTOP,
@@ -93,6 +126,7 @@ PLANS: dict[str, Plans] = {
         rnnprop_curriculum=replace(_LAPTOP_CURRICULUM, validate_every=10),
         scale=_LAPTOP_SCALE,
         scale_curriculum=replace(_LAPTOP_SCALE, trajectories=10_000, horizon=_LAPTOP_STAGES),
+        scale_meta=_LAPTOP_META,
     ),
     "paper": Plans(
         dm=_PAPER,
@@ -102,6 +136,7 @@ PLANS: dict[str, Plans] = {
         rnnprop_curriculum=replace(_PAPER_CURRICULUM, validate_every=10),
         scale=_PAPER_SCALE,
         scale_curriculum=replace(_PAPER_SCALE, trajectories=10_000, horizon=Curriculum()),
+        scale_meta=_PAPER_META,
     ),
 }
 """The laptop preset has the paper's windows, minibatches, teachers and ratios, and a tenth of L2O-DM's trajectories;
@@ -124,6 +159,7 @@ def recipes(preset: str) -> Mapping[str, Recipe]:
         "L2O-Scale": Recipe(_scale, MetaLoss(objective="log"), plans.scale),
         "L2O-Scale-SI": Recipe(_scale, SelfImproving(objective="log"), plans.scale),
         "L2O-Scale-IL": Recipe(_scale, Imitation(MetaLoss(objective="log"), ratio=0.1), plans.scale),
+        "L2O-Scale-Meta": Recipe(_scale, MetaLoss(objective="log"), plans.scale_meta, _ensemble),
         "L2O-Scale-CL-IL": Recipe(_scale, Imitation(MetaLoss(objective="log"), ratio=0.1), plans.scale_curriculum),
     }
 
@@ -134,6 +170,11 @@ def _dm(seed: int) -> LearnedOptimizer:
 
 def _rnnprop(seed: int) -> LearnedOptimizer:
     return RNNprop.chen(seed=seed)
+
+
+def _ensemble(preset: str) -> TaskFamily:
+    del preset
+    return scale_core(trajectories_each=5)
 
 
 def _scale(seed: int) -> LearnedOptimizer:

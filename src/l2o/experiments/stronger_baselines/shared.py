@@ -23,7 +23,7 @@ from l2o.errors import InterruptedRunError
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.results import tuning_from_json, tuning_to_json
 from l2o.evaluation.tuning import Tuning, log_grid, tune
-from l2o.experiments.stronger_baselines.optimizees import OPTIMIZEES, training_family
+from l2o.experiments.stronger_baselines.optimizees import OPTIMIZEES
 from l2o.experiments.stronger_baselines.recipes import Recipe, recipes
 from l2o.experiments.study import Baseline, draw_meta_training
 from l2o.kernels.select import backend_name
@@ -67,7 +67,7 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(seeds=(1, 2), runs=2, block=10, tuning_runs=1, grid_every=5),
+    "smoke": Settings(seeds=(1, 2), runs=2, block=5, tuning_runs=1, grid_every=5),
     "laptop": Settings(),
     "paper": Settings(runs=10, tuning_runs=3, grid_every=1),
 }
@@ -132,25 +132,24 @@ class Shared:
         if path.exists() and path.with_suffix(".json").exists():
             return load(path)
         optimizer, method, plan = self.recipes[name].seeded(seed)
+        family = self.recipes[name].family(self.preset)
         directory = self.work / f"{name}-{seed}"
         self.console.print(f"meta-training [bold]{name}[/], seed {seed}; checkpoints in {directory}")
         with ProgressBar(plan.trajectories, name, periods=len(plan.horizon.stages) > 1) as bar:
-            found = metatrain(
-                optimizer, training_family(self.preset), method, plan, directory=directory, listeners=[bar]
-            )
+            found = metatrain(optimizer, family, method, plan, directory=directory, listeners=[bar])
         if not found.finished:
             raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
         log = directory / "events.jsonl"
         draw_meta_training(found, plan, log=log, path=directory / "meta-training.png")
         save(found.optimizer, path, found.card)
-        trajectories, windows = _trained(log)
+        trajectories, windows, steps = _trained(log)
         record = Trained(
             optimizer=name,
             seed=seed,
             seconds=found.seconds,
             trajectories=trajectories,
             windows=windows,
-            training_steps=windows * plan.horizon.window,
+            training_steps=steps,
             validation_steps=plan.validation_tasks * sum(entry.steps for entry in found.validations),
             skipped=found.skipped,
             validations=[
@@ -239,11 +238,12 @@ class Shared:
         return runs
 
 
-def _trained(log: Path) -> tuple[int, int]:
-    """Trajectories and windows of a finished meta-training, from its event log."""
+def _trained(log: Path) -> tuple[int, int, int]:
+    """Trajectories, windows and inner steps of a finished meta-training, from its event log."""
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     windows = [event for event in events if event["kind"] in ("window", "skipped")]
-    return 1 + max(int(event["trajectory"]) for event in windows), len(windows)
+    steps = sum(int(event["steps"]) for event in windows)
+    return 1 + max(int(event["trajectory"]) for event in windows), len(windows), steps
 
 
 def _file(optimizee: str) -> str:
