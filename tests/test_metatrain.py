@@ -282,6 +282,19 @@ def test_a_signal_ends_the_run_cleanly_and_it_resumes(tmp_path):
         assert fingerprint(train(directory)) == fingerprint(train())
 
 
+def test_a_signal_before_the_first_validation_of_a_curriculum_ends_the_run_cleanly(tmp_path):
+    plan = replace(PLAN, horizon=Curriculum((4, 8), (8, 12), 4, periods=1), validate_every=2)
+
+    def listen(event):
+        assert event["kind"] == "window"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(tmp_path, plan=plan, listeners=[listen])
+    assert (stopped.finished, stopped.validations, stopped.best.value) == (False, [], float("inf"))
+    assert checkpoint.digest(stopped.optimizer.state_dict()) == checkpoint.digest(L2ODM.for_quadratics().state_dict())
+    assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
+
+
 def test_a_second_signal_interrupts_at_once():
     def listen(event):
         os.kill(os.getpid(), signal.SIGINT)

@@ -121,7 +121,7 @@ class MetaTrained:
     Args:
         optimizer: the one that was passed in, with the best meta-parameters found.
         validations: all validations, the first before any training.
-        best: the best of them.
+        best: the best of them; of infinite value if the run was interrupted before the first.
         finished: False if the run was interrupted; run it again to go on.
         skipped: windows whose meta-gradient was not finite.
         seconds: wall time of all calls of this run, up to their last checkpoints.
@@ -249,13 +249,12 @@ class _Run:
             if progress.windows % plan.checkpoint_every == 0:
                 self._save()
         self._save()
-        assert progress.best is not None
         self.optimizer.load_state_dict(self.best_parameters)
-        self.optimizer.horizon = progress.trained_steps
+        self.optimizer.horizon = progress.trained_steps or None
         return MetaTrained(
             optimizer=self.optimizer,
             validations=progress.validations,
-            best=progress.best,
+            best=progress.best or Validation(trajectory=0, value=float("inf"), diverged=0.0),
             finished=done,
             skipped=progress.skipped,
             seconds=progress.seconds,
