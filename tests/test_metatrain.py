@@ -283,7 +283,7 @@ def test_a_signal_ends_the_run_cleanly_and_it_resumes(tmp_path):
 
 
 def test_a_signal_before_the_first_validation_of_a_curriculum_ends_the_run_cleanly(tmp_path):
-    plan = replace(PLAN, horizon=Curriculum((4, 8), (8, 12), 4, periods=1), validate_every=2)
+    plan = dataclasses.replace(PLAN, horizon=Curriculum((4, 8), (8, 12), 4, periods=1), validate_every=2)
 
     def listen(event):
         assert event["kind"] == "window"
