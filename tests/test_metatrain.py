@@ -23,6 +23,7 @@ from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.weights import load
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.functions import BenchmarkFunction
@@ -293,6 +294,35 @@ def test_a_signal_before_the_first_validation_of_a_curriculum_ends_the_run_clean
     assert (stopped.finished, stopped.validations, stopped.best.value) == (False, [], float("inf"))
     assert checkpoint.digest(stopped.optimizer.state_dict()) == checkpoint.digest(L2ODM.for_quadratics().state_dict())
     assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
+
+
+def test_the_best_of_each_part_of_a_run_is_kept(tmp_path):
+    plan = dataclasses.replace(PLAN, trajectories=6, validate_every=1)
+    seen = {}
+
+    def listen(event):
+        if event["kind"] == "validation":
+            seen[event["trajectory"]] = event["value"]
+
+    trained = train(tmp_path, plan=plan, listeners=[listen], keep_every=3)
+    assert sorted(path.name for path in tmp_path.glob("best-*.safetensors")) == [
+        "best-3.safetensors",
+        "best-6.safetensors",
+    ]
+    for part, trajectories in (("best-3", range(1, 4)), ("best-6", range(4, 7))):
+        best = min(trajectories, key=seen.__getitem__)
+        shorter = train(plan=dataclasses.replace(plan, trajectories=best, validate_every=best))
+        assert shorter.best.trajectory == best
+        kept = load(tmp_path / f"{part}.safetensors")
+        assert checkpoint.digest(kept.state_dict()) == checkpoint.digest(shorter.optimizer.state_dict())
+    assert trained.best.value == min(trained.validations, key=lambda entry: entry.value).value
+
+
+def test_parts_can_be_kept_only_where_there_is_a_directory(tmp_path):
+    with pytest.raises(ArgumentError, match="keep_every is 3 and directory None"):
+        train(keep_every=3)
+    with pytest.raises(ArgumentError, match="keep_every is 0"):
+        train(tmp_path, keep_every=0)
 
 
 def test_a_second_signal_interrupts_at_once():

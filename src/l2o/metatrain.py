@@ -24,7 +24,7 @@ from l2o.kernels.select import backend_name, checked
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaSettings, global_norm, is_finite, snapshot
 from l2o.methods.base import Estimate, Method, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
-from l2o.optimizers.weights import Card
+from l2o.optimizers.weights import Card, save
 from l2o.processes.optimizee import Optimizee
 from l2o.provenance import source_commit
 from l2o.rng import Stream
@@ -146,6 +146,7 @@ def metatrain(
     validation_family: TaskFamily | None = None,
     directory: Path | None = None,
     listeners: Sequence[Listener] = (),
+    keep_every: int | None = None,
     accept_changed_environment: bool = False,
 ) -> MetaTrained:
     """Meta-trains `optimizer` in place and leaves it with the meta-parameters of the best validation.
@@ -163,6 +164,9 @@ def metatrain(
             training draws from a wrapped one: a validation is to measure what is wanted, not what is practised on.
         directory: where checkpoints and events go; None to keep nothing.
         listeners: who else is told of events.
+        keep_every: every so many trajectories are a part of the run, and the best validation of each part, by itself,
+            is kept as weights `best-TRAJECTORIES.safetensors` in the directory, named after the part's end; None to
+            keep nothing but the best of all. Meant for a horizon of one stage.
         accept_changed_environment: resume although the number of threads, the torch version or the back end changed;
             the result then differs in its last bits.
 
@@ -173,7 +177,9 @@ def metatrain(
     """
     validated = family if validation_family is None else validation_family
     _check_fit(optimizer, family, validated, method, plan)
-    run = _Run(optimizer, family, validated, method, plan, directory, listeners, accept_changed_environment)
+    if keep_every is not None and (keep_every < 1 or directory is None):
+        raise ArgumentError(f"keep_every is {keep_every} and directory {directory}; pass at least 1, and a directory")
+    run = _Run(optimizer, family, validated, method, plan, directory, listeners, keep_every, accept_changed_environment)
     with _stop_requested() as stop:
         return run.go(stop)
 
@@ -214,6 +220,7 @@ class _Run:
         plan: Plan,
         directory: Path | None,
         listeners: Sequence[Listener],
+        keep_every: int | None,
         accept_changed_environment: bool,
     ) -> None:
         self.optimizer = optimizer.to(plan.device, plan.torch_dtype)
@@ -224,6 +231,7 @@ class _Run:
         self.progress = _Progress(standing=plan.horizon.begin())
         self.best_parameters, self.best_moments = snapshot(self.optimizer), self.meta_optimizer.tree()
         self.trajectory: Trajectory | None = None
+        self.keep_every = keep_every
         self.identity = _identity(self.optimizer, family, validation_family, method, plan)
         self.log = JsonLines(directory / "events.jsonl") if directory else None
         self.listeners = [*([self.log] if self.log else []), *listeners]
@@ -304,6 +312,7 @@ class _Run:
         diverged = float(curves.diverged.double().mean())
         validation = Validation(progress.trajectory, value, diverged, before.stage, stage.validation_steps)
         progress.validations.append(validation)
+        self._keep(validation)
         progress.standing = standing = plan.horizon.after(before, value)
         if standing.keeps or before.baseline or progress.best is None:
             progress.best = validation
@@ -317,6 +326,15 @@ class _Run:
                 self.meta_optimizer.load(self.best_moments)
         best = progress.best.value
         self._tell("validation", value=value, best=best, diverged=diverged, stage=before.stage, steps=validation.steps)
+
+    def _keep(self, validation: Validation) -> None:
+        """Saves the meta-parameters if their validation is the best so far of its part of the run."""
+        if self.keep_every is None or self.path is None or validation.trajectory == 0:
+            return
+        part = -(-validation.trajectory // self.keep_every) * self.keep_every
+        before = [v.value for v in self.progress.validations[:-1] if part - self.keep_every < v.trajectory <= part]
+        if not before or validation.value < min(before):
+            save(self.optimizer, self.path.with_name(f"best-{part}"), self._card())
 
     def _window(self) -> None:
         progress, plan = self.progress, self.plan

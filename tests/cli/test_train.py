@@ -119,6 +119,17 @@ def test_every_field_of_a_plan_is_an_option():
     assert same == []
 
 
+def test_the_network_of_a_task_is_trained_on_the_split_asked_for():
+    on_train, on_test = (parsed("--task", "mlp", "--split", split).task.family() for split in ("train", "test"))
+    assert [note.split(" images")[0] for note in on_test.data_notes()] == [
+        "digits: the last 500 of scikit-learn's 1,797"
+    ]
+    assert len(on_train.data_notes()) == 2
+    params = on_test.init({}, l2o.Stream(0))
+    assert "test_accuracy" in on_train.metrics(params, {})
+    assert on_test.metrics(params, {}) == {}
+
+
 def test_training_is_scaled_and_regularised_and_validation_is_not(tmp_path):
     options = ["--task", "quadratics", "--random-scaling", "3", "--convex-regulariser", "5", "--horizon", "4"]
     assert main([*TINY, *options]) == 0

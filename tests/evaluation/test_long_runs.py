@@ -9,7 +9,7 @@ import torch
 from l2o.curves import Curves
 from l2o.errors import ArgumentError, CheckpointError
 from l2o.evaluation.long_runs import LongRuns
-from l2o.evaluation.panels import plot_panels
+from l2o.evaluation.panels import plot_marks, plot_panels
 
 
 def curves(losses):
@@ -117,6 +117,16 @@ def test_panels_are_drawn_alike_twice(tmp_path):
         plot_panels(panels, path=tmp_path / name, title="A title", thick="learned", levels={"chance": 0.8})
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_marks_are_drawn_alike_twice(tmp_path):
+    curves = {"short": {100: row(0.1, 0.2), 200: row(0.3, 0.2)}, "long": {100: row(0.1, 0.1), 200: row(0.05, 0.1)}}
+    for name in ("a.png", "b.png"):
+        plot_marks(curves, path=tmp_path / name, title="A title", xlabel="trajectories", ylabel="ln loss")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with pytest.raises(ArgumentError, match="nothing to draw"):
+        plot_marks({"short": {}}, path=tmp_path / "c.png", title="", xlabel="", ylabel="")
 
 
 def test_panels_without_curves_are_refused(tmp_path):

@@ -30,6 +30,20 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_figure_4_tests_the_best_of_every_part(folder):
+    EXPERIMENTS["stronger-baselines/fig4"]("smoke", folder / "results", folder / "runs")
+    results = folder / "results" / "stronger-baselines" / "fig4" / "smoke"
+    assert len(read_verdicts(results / "verdict.json").verdicts) == 3
+    assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
+    tables = {table.title: table.rows for table in read_description(results).tables}
+    assert {title: [row["trajectories"] for row in rows] for title, rows in tables.items()} == {
+        "Trajectories of 10 steps": ["2", "4"],
+        "Trajectories of 20 steps": ["2", "4"],
+    }
+    kept = folder / "runs" / "stronger-baselines" / "shared" / "smoke" / "fig4-10"
+    assert load_card(kept / "best-2.safetensors").sha256 != load_card(kept / "best-4.safetensors").sha256
+
+
 @pytest.mark.parametrize("figure", VERDICTS)
 def test_a_figure_writes_everything_it_promises(folder, figure):
     results = folder / "results" / "stronger-baselines" / figure / "smoke"

@@ -21,7 +21,7 @@ from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
-from l2o.tasks.data import load_dataset
+from l2o.tasks.data import Split, load_dataset
 from l2o.tasks.ensembles import scale_core
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
@@ -30,30 +30,42 @@ from l2o.tasks.softmax_regression import SoftmaxRegression
 
 T = TypeVar("T")
 
-TASKS: dict[str, Callable[[str], TaskFamily]] = {
-    "quadratics": lambda data: Quadratics(),
-    "quadratics-published": lambda data: Quadratics.published(),
-    "mlp": lambda data: MLPClassifier.orig(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "mlp-relu": lambda data: MLPClassifier.relu(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "mlp-deeper": lambda data: MLPClassifier.deeper(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "mlp-40": lambda data: MLPClassifier.wide(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "conv-mnist": lambda data: ConvClassifier.mnist(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "conv-cifar": lambda data: ConvClassifier.cifar(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "lenet": lambda data: LeNet(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "nas-cifar": lambda data: NASCell(load_dataset(data, "train"), test=load_dataset(data, "test")),
-    "ackley": lambda data: BenchmarkFunction.ackley(),
-    "beale": lambda data: BenchmarkFunction.beale(),
-    "booth": lambda data: BenchmarkFunction.booth(),
-    "branin": lambda data: BenchmarkFunction.branin(),
-    "log-sum-exp": lambda data: BenchmarkFunction.log_sum_exp(),
-    "matyas": lambda data: BenchmarkFunction.matyas(),
-    "rastrigin": lambda data: BenchmarkFunction.rastrigin(),
-    "rosenbrock": lambda data: BenchmarkFunction.rosenbrock(),
-    "styblinski-tang": lambda data: BenchmarkFunction.styblinski_tang(),
-    "softmax-regression": lambda data: SoftmaxRegression(),
-    "scale-core": lambda data: scale_core(),
+
+def _on_images(network: Callable[..., TaskFamily]) -> Callable[[str, Split], TaskFamily]:
+    def family(data: str, split: Split) -> TaskFamily:
+        return network(load_dataset(data, split), test=load_dataset(data, "test") if split == "train" else None)
+
+    return family
+
+
+def _without_data(family: Callable[[], TaskFamily]) -> Callable[[str, Split], TaskFamily]:
+    return lambda data, split: family()
+
+
+TASKS: dict[str, Callable[[str, Split], TaskFamily]] = {
+    "quadratics": _without_data(Quadratics),
+    "quadratics-published": _without_data(Quadratics.published),
+    "mlp": _on_images(MLPClassifier.orig),
+    "mlp-relu": _on_images(MLPClassifier.relu),
+    "mlp-deeper": _on_images(MLPClassifier.deeper),
+    "mlp-40": _on_images(MLPClassifier.wide),
+    "conv-mnist": _on_images(ConvClassifier.mnist),
+    "conv-cifar": _on_images(ConvClassifier.cifar),
+    "lenet": _on_images(LeNet),
+    "nas-cifar": _on_images(NASCell),
+    "ackley": _without_data(BenchmarkFunction.ackley),
+    "beale": _without_data(BenchmarkFunction.beale),
+    "booth": _without_data(BenchmarkFunction.booth),
+    "branin": _without_data(BenchmarkFunction.branin),
+    "log-sum-exp": _without_data(BenchmarkFunction.log_sum_exp),
+    "matyas": _without_data(BenchmarkFunction.matyas),
+    "rastrigin": _without_data(BenchmarkFunction.rastrigin),
+    "rosenbrock": _without_data(BenchmarkFunction.rosenbrock),
+    "styblinski-tang": _without_data(BenchmarkFunction.styblinski_tang),
+    "softmax-regression": _without_data(SoftmaxRegression),
+    "scale-core": _without_data(scale_core),
 }
-"""Task families by name; those on images take the name of a data set."""
+"""Task families by name; those on images take the name of a data set and the split that the optimizee is trained on."""
 
 LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
     "dm": lambda seed: L2ODM.andrychowicz(seed=seed),
@@ -82,11 +94,11 @@ RULES = {
 """Hand-designed rules by name, with the grids that they are tuned on."""
 
 
-def task_family(name: str, data: str) -> TaskFamily:
+def task_family(name: str, data: str, split: Split) -> TaskFamily:
     """A task family by name, or by `module:Name` of a class, or another callable, that makes one."""
     if ":" in name:
         return made(name, TaskFamily)
-    return chosen(TASKS, name, "task")(data)
+    return chosen(TASKS, name, "task")(data, split)
 
 
 def learned_optimizer(name: str, seed: int) -> LearnedOptimizer:

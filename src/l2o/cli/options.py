@@ -16,6 +16,7 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.weights import ARCHITECTURES, load
 from l2o.provenance import machine, package_version, source_commit
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.data import Split
 
 Positional = tyro.conf.Positional
 
@@ -33,10 +34,13 @@ class TaskOptions:
     """Task family: a name that `l2o list` shows, or module:Name of your own TaskFamily."""
     data: str = "digits"
     """Data set of tasks on images; digits needs no download."""
+    split: Split = "train"
+    """Images that the network of a task is trained on. The figures of Chen et al. 2020 are on test; there is no test
+    accuracy then."""
 
     def family(self) -> TaskFamily:
         """The task family."""
-        return choices.task_family(self.task, self.data)
+        return choices.task_family(self.task, self.data, self.split)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,39 @@ def plot_panels(
         )
 
 
+def plot_marks(
+    curves: Mapping[str, Mapping[int, LongRuns]], *, path: Path, title: str, xlabel: str, ylabel: str
+) -> None:
+    """Draws the mean ln loss of the last block against a number, with its 95 % interval.
+
+    Args:
+        curves: name to number to the long runs there.
+        path: the PNG file.
+        title: of the figure.
+        xlabel: what the numbers are.
+        ylabel: what the ln loss is of.
+
+    Raises:
+        ArgumentError: no curves, or one without points.
+    """
+    if not curves or not all(curves.values()):
+        raise ArgumentError("curves is empty, or one of them is; there is nothing to draw")
+    with figure.drawing(title, xlabel, ylabel, path) as (axes, notes):
+        ends = []
+        for place, (name, marks) in enumerate(curves.items()):
+            colour, dashes = figure.look(place)
+            intervals = [runs.interval() for runs in marks.values()]
+            centre, low, high = (
+                np.array([getattr(interval, end) for interval in intervals]) for end in ("estimate", "low", "high")
+            )
+            whole = np.isfinite(low) & np.isfinite(high)
+            axes.fill_between(list(marks), low, high, where=list(whole), color=colour, alpha=0.16, linewidth=0)
+            axes.plot(list(marks), centre, color=colour, linestyle=dashes, marker="o", markersize=4.5)
+            ends.append(figure.End(max(marks), float(centre[-1]), name, colour))
+        notes.append("band: 95 % interval over starts")
+        figure.name_ends(axes, ends)
+
+
 def _draw(
     axes: Axes, heading: str, runs: Mapping[str, LongRuns], names: list[str], thick: str, levels: Mapping[str, float]
 ) -> None:

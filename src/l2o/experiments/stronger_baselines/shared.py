@@ -205,24 +205,40 @@ class Shared:
         """The long runs of a tuned hand-designed optimizer on an optimizee: a single row."""
         rate = self.tuning(rule, optimizee)[0].best
         optimizer = RULES[rule].rule(rate)
-        return self._run(optimizer, optimizee, name=rule, identity={"learning_rate": rate})
+        return self.long_runs(optimizer, optimizee, name=rule, identity={"learning_rate": rate})
 
-    def _learned(self, name: str, seed: int, optimizee: str) -> LongRuns:
-        optimizer = self.train(name, seed)
-        weights = load_card(self.folder / "weights" / f"{name}-{seed}.safetensors").sha256
-        return self._run(optimizer, optimizee, name=f"{name}-{seed}", identity={"weights": weights})
+    def long_runs(
+        self,
+        optimizer: LearnedOptimizer,
+        optimizee: str,
+        *,
+        name: str,
+        identity: Mapping[str, Any],
+        steps: int | None = None,
+        runs: int | None = None,
+    ) -> LongRuns:
+        """Long runs of any optimizer on an optimizee: one row, computed now unless a file has it.
 
-    def _run(self, optimizer: LearnedOptimizer, optimizee: str, *, name: str, identity: Mapping[str, Any]) -> LongRuns:
+        Args:
+            optimizer: what is run.
+            optimizee: by name.
+            name: of the file.
+            identity: what the file must say about where it comes from, or it is computed anew.
+            steps: inner steps of a run; by default those of the optimizee.
+            runs: fresh starts; by default those of the preset.
+        """
+        settings, tested = self.settings, OPTIMIZEES[optimizee]
+        steps, runs = steps or tested.steps[self.preset], runs or settings.runs
         path = self.folder / "runs" / _file(optimizee) / f"{name}.l2o"
         if path.exists():
             kept = LongRuns.load(path)
-            if all(kept.about[0].get(key) == value for key, value in identity.items()):
+            same = all(kept.about[0].get(key) == value for key, value in identity.items())
+            if same and (kept.steps, kept.runs, kept.block) == (steps, runs, settings.block):
                 return kept
-        settings, tested = self.settings, OPTIMIZEES[optimizee]
         family, begin = tested.family(self.preset), time.perf_counter()
-        stream = Stream(settings.seed, ("reporting", optimizee), tasks=range(settings.runs))
+        stream = Stream(settings.seed, ("reporting", optimizee), tasks=range(runs))
         with self.console.status(f"{name} on {optimizee}"):
-            curves = run_curves(optimizer, family, stream, steps=tested.steps[self.preset])
+            curves = run_curves(optimizer, family, stream, steps=steps)
         about = {
             **identity,
             "optimizer": name,
@@ -232,10 +248,15 @@ class Shared:
             "backend": backend_name(optimizer, "cpu"),
             "commit": source_commit(),
         }
-        runs = LongRuns.of(curves, block=settings.block, about=about)
-        runs.save(path)
-        self.console.print(f"{name} on {optimizee}: ln loss {runs.final().mean():.3g} in the last block")
-        return runs
+        found = LongRuns.of(curves, block=settings.block, about=about)
+        found.save(path)
+        self.console.print(f"{name} on {optimizee}: ln loss {found.final().mean():.3g} in the last block")
+        return found
+
+    def _learned(self, name: str, seed: int, optimizee: str) -> LongRuns:
+        optimizer = self.train(name, seed)
+        weights = load_card(self.folder / "weights" / f"{name}-{seed}.safetensors").sha256
+        return self.long_runs(optimizer, optimizee, name=f"{name}-{seed}", identity={"weights": weights})
 
 
 def _trained(log: Path) -> tuple[int, int, int]:
