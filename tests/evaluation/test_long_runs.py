@@ -9,7 +9,7 @@ import torch
 from l2o.curves import Curves
 from l2o.errors import ArgumentError, CheckpointError
 from l2o.evaluation.long_runs import LongRuns
-from l2o.evaluation.panels import plot_marks, plot_panels
+from l2o.evaluation.panels import plot_marks, plot_panels, plot_stages
 
 
 def curves(losses):
@@ -127,6 +127,16 @@ def test_marks_are_drawn_alike_twice(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with pytest.raises(ArgumentError, match="nothing to draw"):
         plot_marks({"short": {}}, path=tmp_path / "c.png", title="", xlabel="", ylabel="")
+
+
+def test_stages_are_drawn_alike_twice(tmp_path):
+    seed = [(20, 0, 200, 2.0), (40, 0, 200, None), (40, 1, 500, 0.5), (60, 1, 500, 0.25)]
+    for name in ("a.png", "b.png"):
+        plot_stages({"mine": [seed, seed[:1]]}, path=tmp_path / name, title="A title")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with pytest.raises(ArgumentError, match="nothing to draw"):
+        plot_stages({"mine": [[]]}, path=tmp_path / "c.png", title="")
 
 
 def test_panels_without_curves_are_refused(tmp_path):

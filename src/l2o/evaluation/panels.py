@@ -1,7 +1,8 @@
 """Panels of long runs side by side: ln loss against step, every meta-training seed to be seen."""
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,50 @@ def plot_marks(
             ends.append(figure.End(max(marks), float(centre[-1]), name, colour))
         notes.append("band: 95 % interval over starts")
         figure.name_ends(axes, ends)
+
+
+def plot_stages(
+    panels: Mapping[str, Sequence[Sequence[tuple[int, int, int, float | None]]]], *, path: Path, title: str
+) -> None:
+    """Draws the validations of meta-trainings with a curriculum, one panel for each optimizer.
+
+    Values of different stages are of different numbers of steps: each stage is a line of its own, from its baseline on,
+    in its own colour. A period whose validation diverged has no point.
+
+    Args:
+        panels: heading to meta-trainings, one for each seed: (trajectory, stage, steps, value) of each validation; no
+            value where it diverged.
+        path: the PNG file.
+        title: of the whole figure.
+
+    Raises:
+        ArgumentError: no panels, or one without validations.
+    """
+    if not panels or not all(seeds and all(seeds) for seeds in panels.values()):
+        raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
+    width, height = _PANEL[0] * len(panels), _PANEL[1]
+    with figure.sheet(path, (width, height)) as sheet:
+        sheet.suptitle(figure.literal(title), x=0.0, y=1 + 0.35 / height, ha="left", fontweight="bold", fontsize=13)
+        grid = sheet.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.28})
+        sheet.subplots_adjust(left=0.6 / width, right=1.0, bottom=0.5 / height, top=1 - 0.4 / height)
+        lengths: dict[int, int] = {}
+        for axes, (heading, seeds) in zip(grid.flat, panels.items(), strict=True):
+            figure.label(axes, heading, "trajectories", "loss at the end of a validation")
+            axes.set_yscale("log")
+            for place, validations in enumerate(seeds):
+                for stage in dict.fromkeys(entry[1] for entry in validations):
+                    found = [entry for entry in validations if entry[1] == stage]
+                    lengths[stage] = found[0][2]
+                    values = [math.nan if entry[3] is None else entry[3] for entry in found]
+                    look: dict[str, Any] = {"color": figure.look(stage)[0], "linestyle": figure.look(8 * place)[1]}
+                    axes.plot([entry[0] for entry in found], values, marker="o", markersize=3.5, linewidth=1.2, **look)
+        handles = [
+            Line2D([], [], color=figure.look(stage)[0], marker="o", label=f"stage {stage + 1},\n{steps:,} steps")
+            for stage, steps in sorted(lengths.items())
+        ]
+        sheet.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelspacing=0.9)
+        note = "Each point: a validation. Every stage begins with one of the meta-parameters taken over. Dashes: seeds."
+        sheet.text(0.0, -0.15 / height, note, fontsize=9.5, color=figure.FAINT, va="top")
 
 
 def _draw(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from l2o.evaluation.long_runs import LongRuns
-from l2o.evaluation.panels import plot_panels
+from l2o.evaluation.panels import plot_panels, plot_stages
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import Array, Interval
 from l2o.evaluation.tables import cell_parts, number
@@ -152,6 +152,7 @@ class Page:
             levels={"ln ln 10, chance": CHANCE},
         )
         self.study.figures.append(Shown("figure.png", title, f"{title}: mean ln training loss against step."))
+        self._stages()
         self.study.tables += [self._losses(optimizee, runs) for optimizee, runs in self.panels.items()]
         self.study.tables.append(self._meta_training())
         self.study.seconds = self._seconds()
@@ -164,6 +165,20 @@ class Page:
             "of which other figures share.",
             seeds=seeds,
         )
+
+    def _stages(self) -> None:
+        """Draws the validations of the meta-trainings with a curriculum, if there are any."""
+        growing = [name for name in self._learned() if len(self.shared.plan(name).horizon.stages) > 1]
+        if not growing:
+            return
+        seeds = self.shared.settings.seeds
+        title = "The curriculum, stage by stage"
+        plot_stages(
+            {name: [self.shared.record(name, seed).validations for seed in seeds] for name in growing},
+            path=self.study.folder / "stages.png",
+            title=title,
+        )
+        self.study.figures.append(Shown("stages.png", title, "Validations of each stage against trajectories."))
 
     def _losses(self, optimizee: str, panel: Mapping[str, LongRuns]) -> Tabled:
         rows: list[dict[str, str | float | None]] = []
