@@ -140,10 +140,10 @@ PLANS: dict[str, Plans] = {
     ),
 }
 """The laptop preset has the paper's windows, minibatches, teachers and ratios, and a tenth of L2O-DM's trajectories;
-its curriculum stops at trajectories of 1,000 steps. A first one validated L2O-DM's curriculum every 20 trajectories: one
-of two seeds left the first stage with what 20 trajectories had found and never got below a validation loss of 0.5, so
-that it was given up before any test. The meta learning rate for L2O-Scale is 1e-4: the published 1e-6 leaves the
-optimizer where it starts."""
+its curriculum stops at trajectories of 1,000 steps. A first one validated L2O-DM's curriculum every 20 trajectories: a
+second seed left the first stage with what 20 trajectories had found and never got below a validation loss of 0.5, so it
+was given up before any test. The meta learning rate for L2O-Scale is 1e-4: the published 1e-6 leaves the optimizer
+where it starts."""
 
 
 def recipes(preset: str) -> Mapping[str, Recipe]:
