@@ -151,3 +151,32 @@ def test_a_compiled_rule_gives_the_same_numbers():
         trained = l2o.metatrain(rule, l2o.Quadratics(4), l2o.MetaLoss(), plan)
         results.append(trained.validations[-1].value)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
+def test_a_compiled_rule_that_couples_tensors_gives_the_same_numbers():
+    results = []
+    for backend in ("reference", "compiled"):
+        rule = l2o.L2OScale()
+        plan = l2o.Plan(
+            trajectories=2, horizon=l2o.ConstantHorizon(6, 3), validation_tasks=2, validation_last=1, backend=backend
+        )
+        trained = l2o.metatrain(rule, l2o.BenchmarkFunction.rosenbrock(), l2o.MetaLoss(objective="log"), plan)
+        results.append(trained)
+    assert [trained.card.backend for trained in results] == ["reference", "compiled"]
+    assert results[0].validations[-1].value == pytest.approx(results[1].validations[-1].value, rel=1e-4)
+
+
+def test_a_rule_that_couples_tensors_is_compiled_only_where_asked_for(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda method, **options: compiled.append(method) or method)
+    rule = l2o.L2OScale()
+    params = {"x": torch.ones(1, 3)}
+    state = rule.init_state(params, l2o.Stream(0))
+    plain, _ = rule({"grad/x": params["x"]}, state)
+    assert compiled == []
+    rule.backend = "compiled"
+    same, _ = rule({"grad/x": params["x"]}, state)
+    assert len(compiled) == 1
+    assert torch.equal(plain["x"], same["x"])

@@ -1,6 +1,7 @@
 """The reference kernel with each rule's `update` compiled by torch: for architectures that no native kernel covers."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,25 +13,32 @@ from l2o.kernels.reference import Reference
 from l2o.kernels.targets import Target
 from l2o.trees import Tree
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Compiled:
     """Opt-in: the first call of each shape compiles for some ten seconds and needs a C++ compiler or a GPU.
 
-    Rollout, replay and drop-in steps all go through the compiled `update`; an agent that couples coordinates has none
-    and runs as it is.
+    Rollout, replay and drop-in steps all go through the compiled `update`; an agent that couples coordinates hands in a
+    method of its own, see `select.as_chosen`.
     """
 
     name = "compiled"
 
     def __init__(self) -> None:
         self._reference = Reference()
-        self._updates: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._methods: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
     def step(self, rule: CoordinateRule, grad: Tensor, state: Tree, *, owned: bool = False) -> tuple[Tensor, Tree]:
         del owned
-        if rule not in self._updates:
-            self._updates[rule] = torch.compile(type(rule).update, dynamic=False)
-        return self._updates[rule](rule, grad, state)
+        return self.form(rule, type(rule).update)(rule, grad, state)
+
+    def form(self, agent: Agent | CoordinateRule, method: Callable[P, T]) -> Callable[P, T]:
+        """A method of an agent's class, compiled: the first call with arguments of other shapes compiles anew."""
+        if agent not in self._methods:
+            self._methods[agent] = torch.compile(method, dynamic=False)
+        return self._methods[agent]
 
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:
         return self._reference.advance(agent, observation, state)

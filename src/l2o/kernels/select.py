@@ -1,8 +1,8 @@
 """Which kernel computes: by device, precision, network and mode; overridden by a keyword or `L2O_BACKEND`."""
 
 import os
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from l2o.kernels import native
 from l2o.kernels.compiled import Compiled
 from l2o.kernels.interface import Kernel
 from l2o.kernels.reference import Reference
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 VARIABLE = "L2O_BACKEND"
 
@@ -61,6 +64,11 @@ def kernel_for_step(agent: Agent, grad: Tensor) -> Kernel:
         return _REFERENCE
     kernel = kernel_for(agent, grad.device, grad.dtype)
     return _REFERENCE if torch.is_grad_enabled() and kernel is not _COMPILED else kernel
+
+
+def as_chosen(agent: Agent, method: Callable[P, T], grad: Tensor) -> Callable[P, T]:
+    """A method of the class of an agent that no kernel knows: as it is, or compiled where that was asked for."""
+    return _COMPILED.form(agent, method) if kernel_for_step(agent, grad) is _COMPILED else method
 
 
 def backend_name(agent: Agent, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:

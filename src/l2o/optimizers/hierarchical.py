@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
+from l2o.kernels.select import as_chosen
 from l2o.nn import Linear
 from l2o.optimizers.base import Config, LearnedOptimizer, zeros
 from l2o.rng import Stream
@@ -77,7 +78,8 @@ class L2OScale(LearnedOptimizer):
     State, 21 numbers a coordinate, for each tensor: `h0/NAME` `[tasks, coordinates, units]`; `average/NAME` and
     `square/NAME` `[tasks, coordinates, scales]`; `log_rate/NAME`, `scale_decay/NAME` and `input_decay/NAME` `[tasks,
     coordinates]`; `h1/NAME` `[tasks, units]`; and for the problem `h2` `[tasks, units]`. A step works on all
-    coordinates at once: its memory grows with the problem.
+    coordinates at once: its memory grows with the problem. `backend="compiled"` halves the time of a step and of a
+    replay on a CPU, after a minute or more of compiling for each shape of problem.
 
     Args:
         lowest_rate: lower end of the learning rates at the start, before the factor exp(o); positive.
@@ -179,6 +181,10 @@ class L2OScale(LearnedOptimizer):
         return state
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        leaf = next(leaf for name, leaf in observation.items() if name.startswith("grad/"))
+        return as_chosen(self, type(self)._step, leaf)(self, observation, state)
+
+    def _step(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
         grads = trees.select(observation, "grad")
         sizes = [leaf[0].numel() for leaf in grads.values()]
         now = {kind: _gathered(state[f"{kind}/{name}"] for name in grads) for kind in _COORDINATE_LEAVES}
