@@ -1,0 +1,1 @@
+"""Schedules: which choice is taken at each step of a training process."""

@@ -1,0 +1,108 @@
+"""A schedule: an agent whose action is a distribution over choices; and how a decision is made of it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from l2o.agent import Action, Agent
+from l2o.errors import ArgumentError
+from l2o.rng import Stream
+from l2o.rollout import States
+from l2o.trees import Tree
+
+Execution = Literal["sample", "greedy", "dither"]
+"""How a distribution becomes a decision: drawn; the likeliest; or the choice that is most in arrears, which keeps the
+rates without chance."""
+
+
+class Schedule(Agent, ABC):
+    """Decides which choice is taken: from measures of the process to a probability of each choice.
+
+    Fixed schedules have no meta-parameters and are the same class, as hand-designed rules are learned optimizers
+    without any. A schedule is pure: what it remembers is in its state.
+
+    Args:
+        choices: how many there are, at least 1.
+    """
+
+    reads = frozenset({"loss", "gradient", "age", "metric", "progress", "validated"})
+
+    name: str
+    """What reports call it."""
+
+    def __init__(self, choices: int) -> None:
+        super().__init__()
+        if choices < 1:
+            raise ArgumentError(f"choices is {choices}; a schedule needs at least 1")
+        self.choices = choices
+
+    def init_state(self, params: Tree, rng: Stream) -> Tree:
+        del params
+        return self.begin(len(rng.tasks))
+
+    @abstractmethod
+    def begin(self, tasks: int) -> Tree:
+        """The state before the first step, leaves `[tasks, ...]`."""
+
+    @abstractmethod
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        """`log_probability` `[tasks, choices]`, -inf for what is never taken, and the next state."""
+
+
+@dataclass(frozen=True)
+class ScheduleDrives:
+    """A schedule drives: its distribution becomes a decision for each task.
+
+    The action is `choice` `[tasks]`, counted from 0, and its `log_probability` `[tasks]`. What is drawn depends on the
+    stream and the step alone.
+
+    Args:
+        schedule: who decides.
+        rng: the run's stream.
+        execution: how.
+    """
+
+    schedule: Schedule
+    rng: Stream
+    execution: Execution = "sample"
+
+    def __post_init__(self) -> None:
+        if self.execution not in ("sample", "greedy", "dither"):
+            raise ArgumentError(f"execution is {self.execution!r}; choose 'sample', 'greedy' or 'dither'")
+
+    def begin(self) -> States:
+        """The named states before the first step."""
+        tasks = len(self.rng.tasks)
+        return {
+            "agent": self.schedule.begin(tasks),
+            "decisions": {
+                "step": torch.zeros(tasks, dtype=torch.int64),
+                "arrears": torch.zeros(tasks, self.schedule.choices),
+            },
+        }
+
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
+        del owned
+        found, agent = self.schedule(observation, states["agent"])
+        logs = found["log_probability"]  # [tasks, choices]
+        step, arrears = states["decisions"]["step"], states["decisions"]["arrears"]
+        choice, arrears = self._decide(logs, int(step.max()), arrears)
+        taken = logs.gather(1, choice[:, None])[:, 0]
+        decisions = {"step": step + 1, "arrears": arrears}
+        return {"choice": choice, "log_probability": taken}, {**states, "agent": agent, "decisions": decisions}
+
+    def _decide(self, logs: Tensor, step: int, arrears: Tensor) -> tuple[Tensor, Tensor]:
+        if self.execution == "greedy":
+            return logs.argmax(1), arrears
+        probabilities = logs.exp()
+        if self.execution == "dither":
+            due = arrears + probabilities
+            choice = due.argmax(1)
+            return choice, due - torch.nn.functional.one_hot(choice, logs.shape[1])
+        draw = self.rng.child("decision").at(step=step).uniform().to(probabilities)  # [tasks]
+        passed = probabilities.cumsum(1) <= draw[:, None] * probabilities.sum(1, keepdim=True)
+        last = (probabilities > 0).long().cumsum(1).argmax(1)  # rounding must not lead past what is possible
+        return torch.minimum(passed.sum(1), last), arrears

@@ -1,0 +1,138 @@
+"""Schedules that nobody trained: in turn, at a constant rate, by a threshold, as recorded."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l2o.agent import Action
+from l2o.errors import ArgumentError
+from l2o.schedules.base import Schedule
+from l2o.trees import Tree
+
+
+class InTurn(Schedule):
+    """Goes through a list of choices again and again: round robin, or any ratio.
+
+    Args:
+        order: numbers of choices; (0, 1) alternates, (0, 1, 1, 1) is 1:3.
+        choices: how many there are; by default as many as the order names.
+
+    Example:
+        >>> InTurn.ratio(1, 3).order
+        (0, 1, 1, 1)
+    """
+
+    def __init__(self, order: Sequence[int], *, choices: int | None = None) -> None:
+        if not order or min(order) < 0:
+            raise ArgumentError(f"order is {tuple(order)}; name at least one choice, counted from 0")
+        super().__init__(max(order) + 1 if choices is None else choices)
+        if max(order) >= self.choices:
+            raise ArgumentError(f"order {tuple(order)} names choice {max(order)}; there are {self.choices}, from 0")
+        self.order = tuple(order)
+        self.name = "in turn " + " ".join(map(str, self.order))
+
+    @classmethod
+    def ratio(cls, *counts: int) -> "InTurn":
+        """The first choice so many times, then the second so many times, and so on."""
+        return cls([number for number, count in enumerate(counts) for _ in range(count)], choices=len(counts))
+
+    def begin(self, tasks: int) -> Tree:
+        return {"place": torch.zeros(tasks, dtype=torch.int64)}
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        order = torch.tensor(self.order)
+        return certain(order[state["place"]], self.choices), {"place": (state["place"] + 1) % len(order)}
+
+
+class ConstantRates(Schedule):
+    """Each choice has a probability that never changes.
+
+    Args:
+        probabilities: one for each choice, not negative, of sum 1.
+
+    Example:
+        >>> ConstantRates.coin(0.2).probabilities
+        (0.2, 0.8)
+    """
+
+    def __init__(self, probabilities: Sequence[float]) -> None:
+        super().__init__(len(probabilities))
+        if min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
+            raise ArgumentError(f"probabilities are {tuple(probabilities)}; they must be >= 0 and add up to 1")
+        self.probabilities = tuple(probabilities)
+        self.name = "rates " + " ".join(f"{value:g}" for value in self.probabilities)
+
+    @classmethod
+    def coin(cls, first: float) -> "ConstantRates":
+        """Two choices, the first with this probability."""
+        return cls((first, 1 - first))
+
+    def begin(self, tasks: int) -> Tree:
+        return {"tasks": torch.zeros(tasks)}
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        logs = torch.tensor(self.probabilities).log()
+        return {"log_probability": logs.expand(len(state["tasks"]), -1)}, state
+
+
+class Threshold(Schedule):
+    """Takes the second of two choices where one loss exceeds another by a share: (second - first) / first > threshold.
+
+    Args:
+        first: name of the loss of choice 0.
+        second: name of the loss of choice 1.
+        threshold: of the relative excess.
+
+    Source: the rule "S1" of the reproducibility challenge on AutoLoss, with its thresholds 1 and 500.
+    """
+
+    def __init__(self, first: str, second: str, threshold: float) -> None:
+        super().__init__(2)
+        self.first, self.second, self.threshold = first, second, threshold
+        self.name = f"threshold {threshold:g}"
+
+    def begin(self, tasks: int) -> Tree:
+        return {"tasks": torch.zeros(tasks)}
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        first, second = observation[f"loss/{self.first}"], observation[f"loss/{self.second}"]
+        return certain((second - first > self.threshold * first).long(), 2), state
+
+
+class Recorded(Schedule):
+    """Repeats recorded decisions, step by step.
+
+    Args:
+        decisions: `[steps, tasks]` or `[steps]`, numbers of choices.
+        choices: how many there are.
+
+    Raises:
+        ArgumentError: at a step beyond the record.
+    """
+
+    name = "recorded"
+
+    def __init__(self, decisions: Tensor, choices: int) -> None:
+        super().__init__(choices)
+        if decisions.ndim not in (1, 2) or not len(decisions) or int(decisions.min()) < 0:
+            raise ArgumentError(f"decisions have shape {tuple(decisions.shape)}; pass [steps, tasks], counted from 0")
+        if int(decisions.max()) >= choices:
+            raise ArgumentError(f"decisions name choice {int(decisions.max())}; there are {choices}, counted from 0")
+        self.register_buffer("decisions", decisions if decisions.ndim == 2 else decisions[:, None])
+
+    def begin(self, tasks: int) -> Tree:
+        return {"place": torch.zeros(tasks, dtype=torch.int64)}
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        record = self.get_buffer("decisions")
+        place = int(state["place"].max())
+        if place >= len(record):
+            raise ArgumentError(f"the record ends after {len(record)} decisions; record more, or run fewer steps")
+        return certain(record[place].expand(len(state["place"])), self.choices), {"place": state["place"] + 1}
+
+
+def certain(choice: Tensor, choices: int) -> Action:
+    """The distribution that takes `choice` `[tasks]` for sure."""
+    one = torch.nn.functional.one_hot(choice, choices).bool()
+    return {"log_probability": torch.where(one, 0.0, -torch.inf)}

@@ -1,0 +1,106 @@
+"""Task families with several losses and several groups of parameters: what a schedule alternates between."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2o.errors import ArgumentError
+from l2o.tasks.base import TaskFamily
+from l2o.trees import Tree
+
+Pair = tuple[str, str]
+"""A loss and a group of parameters: the group is updated with respect to the loss."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One admissible action of a schedule: losses that update groups, all at the same parameters.
+
+    Args:
+        name: for people.
+        pairs: (loss, group), each once.
+        repeat: so many updates in a row, each on a minibatch of its own; at least 1.
+
+    Example:
+        >>> Choice("generator", (("adversarial", "generator"),), repeat=4).repeat
+        4
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.pairs or len(set(self.pairs)) < len(self.pairs):
+            raise ArgumentError(f"choice {self.name!r} has pairs {self.pairs}; give at least one, and each once")
+        if self.repeat < 1:
+            raise ArgumentError(f"choice {self.name!r} repeats {self.repeat} times; it must be at least 1")
+
+
+class AlternateFamily(TaskFamily, ABC):
+    """A distribution of small problems with losses l_1, l_2, ... and groups of parameters.
+
+    A subclass gives `loss_named` for ONE task beside `init`. As a plain `TaskFamily` its loss is the sum of all: joint
+    training.
+
+    Args:
+        losses: names of the losses.
+        groups: name of each group to the names of its parameters; groups may overlap.
+        choices: the admissible actions, in the order in which schedules count them.
+    """
+
+    def __init__(
+        self, *, losses: Sequence[str], groups: Mapping[str, Sequence[str]], choices: Sequence[Choice]
+    ) -> None:
+        self.loss_names = tuple(losses)
+        self.groups = {name: tuple(parameters) for name, parameters in groups.items()}
+        self.choices = tuple(choices)
+        if not self.choices:
+            raise ArgumentError("choices is empty; a schedule needs at least one")
+        for choice in self.choices:
+            for loss, group in choice.pairs:
+                if loss not in self.loss_names:
+                    known = ", ".join(self.loss_names)
+                    raise ArgumentError(f"choice {choice.name!r} names the loss {loss!r}; there are {known}")
+                if group not in self.groups:
+                    known = ", ".join(self.groups)
+                    raise ArgumentError(f"choice {choice.name!r} names the group {group!r}; there are {known}")
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair of every choice, each once."""
+        return tuple(dict.fromkeys(pair for choice in self.choices for pair in choice.pairs))
+
+    @abstractmethod
+    def loss_named(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        """One of the losses of ONE task, a scalar: leaves without the tasks axis. Pure, and usable under vmap."""
+
+    def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        """The sum of all losses."""
+        return torch.stack([self.loss_named(name, params, instance, batch) for name in self.loss_names]).sum()
+
+    def pair_value_and_grad(self, pair: Pair, params: Tree, instance: Tree, batch: Tree) -> tuple[Tensor, Tree]:
+        """One loss of every task `[tasks]`, and its gradient to the parameters of one group, both detached.
+
+        Raises:
+            ArgumentError: the loss does not depend on the group.
+        """
+        loss, group = pair
+        with torch.enable_grad():
+            fixed = {name: leaf.detach() for name, leaf in params.items()}
+            leaves = {name: fixed[name].requires_grad_() for name in self.groups[group]}
+            values = torch.func.vmap(lambda p, i, b: self.loss_named(loss, p, i, b))(
+                {**fixed, **leaves}, instance, batch
+            )
+            if not values.requires_grad:
+                raise ArgumentError(f"the loss {loss!r} does not reach the group {group!r}; name another pair")
+            grads = torch.autograd.grad(values.sum(), list(leaves.values()), materialize_grads=True)
+        return values.detach(), dict(zip(leaves, grads, strict=True))
+
+    def group_size(self, group: str, params: Tree) -> int:
+        """Coordinates of one task in a group."""
+        return sum(math.prod(params[name].shape[1:]) for name in self.groups[group])
