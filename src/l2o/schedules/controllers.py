@@ -59,9 +59,8 @@ class Controller(Schedule):
         self.features = features
         self.temperature, self.logit_cap, self.slope = temperature, logit_cap, slope
         widths = [features.width, *hidden, choices]
-        self.layers = nn.ModuleList(
-            Linear(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
-        )
+        layers = [Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
+        self.layers = nn.ModuleList(layers)
         draw = Stream(seed, ("meta-parameters", "Controller"))
         with torch.no_grad():
             for place, layer in enumerate(layers):
