@@ -1,6 +1,7 @@
 """Controllers: schedules that learn."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
