@@ -131,6 +131,17 @@ def test_a_run_killed_during_a_validation_resumes_to_the_same_bits(plan, number,
     assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
 
 
+@pytest.mark.parametrize("meta_optimizer", [MetaAdam(0.3), MetaRMSprop(0.3)], ids=["adam", "rmsprop"])
+def test_a_curriculum_of_one_stage_that_gets_worse_resumes_to_the_same_bits(meta_optimizer, tmp_path):
+    one = Curriculum((4,), window=4, periods=2, longest_stage=3)
+    plan = dataclasses.replace(GROWING, horizon=one, meta_optimizer=meta_optimizer, checkpoint_every=1)
+    whole = train(plan=plan)
+    assert whole.best.trajectory < whole.validations[-1].trajectory
+    with pytest.raises(StoppedError):  # at the validation after the best: nothing better will come
+        train(tmp_path, plan=plan, listeners=[stop_at(2 * whole.best.trajectory + 2)])
+    assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(whole)
+
+
 def test_a_run_killed_in_the_middle_of_a_stage_resumes_to_the_same_bits(tmp_path):
     plan, seen = dataclasses.replace(GROWING, checkpoint_every=1), []
 

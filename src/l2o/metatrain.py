@@ -322,7 +322,7 @@ class _Run:
             progress.trained_steps = stage.steps
         if standing.restores:
             self.optimizer.load_state_dict(self.best_parameters)
-            if plan.restore_meta_optimizer:
+            if plan.restore_meta_optimizer and not standing.finished:
                 self.meta_optimizer.load(self.best_moments)
         best = progress.best.value
         self._tell("validation", value=value, best=best, diverged=diverged, stage=before.stage, steps=validation.steps)
@@ -363,8 +363,8 @@ class _Run:
                 f"{progress.skipped_in_a_row} windows in a row had no finite meta-gradient, up to trajectory "
                 f"{at['trajectory']} of seed {plan.seed}. Lower the meta learning rate "
                 f"({plan.meta_optimizer.learning_rate}), set its clip, or lower the output scale of "
-                f"{self.optimizer.name}. To look at it: Stream({plan.seed}, ('train',), "
-                f"trajectory={at['trajectory']}, tasks=range({plan.tasks}))."
+                f"{self.optimizer.name}; a meta-loss of logarithms needs positive losses. To look at it: "
+                f"Stream({plan.seed}, ('train',), trajectory={at['trajectory']}, tasks=range({plan.tasks}))."
             )
 
     def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
