@@ -329,6 +329,15 @@ def test_the_best_of_each_part_of_a_run_is_kept(tmp_path):
     assert trained.best.value == min(trained.validations, key=lambda entry: entry.value).value
 
 
+@pytest.mark.parametrize("kept", [None, 2], ids=["none", "others"])
+def test_parts_that_a_resumed_run_has_passed_without_keeping_them_are_refused(kept, tmp_path):
+    plan = dataclasses.replace(PLAN, trajectories=6, validate_every=1)
+    train(tmp_path, plan=plan, keep_every=kept)
+    with pytest.raises(CheckpointError, match=r"best-3.safetensors is missing.*did not keep every 3 trajectories"):
+        train(tmp_path, plan=plan, keep_every=3)
+    assert train(tmp_path, plan=plan, keep_every=kept).finished
+
+
 def test_parts_can_be_kept_only_where_there_is_a_directory(tmp_path):
     with pytest.raises(ArgumentError, match="keep_every is 3 and directory None"):
         train(keep_every=3)
@@ -720,11 +729,17 @@ def test_a_log_ratio_is_exact_and_finite_at_a_loss_of_0():
     assert torch.isnan(ratios[2])
 
 
-@pytest.mark.parametrize("family", [NeverFinite, lambda: BenchmarkFunction.styblinski_tang()], ids=["dead", "negative"])
-def test_a_log_ratio_that_is_not_a_number_is_infinitely_bad(family):
+def test_a_log_ratio_of_a_dead_task_is_infinitely_bad():
     plan = dataclasses.replace(PLAN, validation_measure="log-ratio", validation_tasks=20)
-    trained = metatrain(L2ODM.for_quadratics(), family(), MetaLoss(), plan)
+    trained = metatrain(L2ODM.for_quadratics(), NeverFinite(), MetaLoss(), plan)
     assert all(validation.value == float("inf") for validation in trained.validations)
+
+
+def test_a_log_ratio_of_negative_losses_is_refused():
+    plan = dataclasses.replace(PLAN, validation_measure="log-ratio", validation_tasks=20)
+    message = "a loss of styblinski-tang-2d is -.* in a validation, and ratios need losses that are not negative; take"
+    with pytest.raises(ArgumentError, match=message):
+        metatrain(L2ODM.for_quadratics(), BenchmarkFunction.styblinski_tang(), MetaLoss(), plan)
 
 
 @pytest.mark.parametrize(
