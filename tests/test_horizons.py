@@ -141,6 +141,14 @@ def test_no_window_is_longer_than_the_bound_and_the_others_stay():
     assert max(max(lengths) for lengths in free) > 30
 
 
+def test_the_average_trajectory_knows_the_bound():
+    horizon = RandomHorizon(windows=2, extra_windows=0.0, window=7, extra_steps=11.0, longest=12)
+    found = [sum(lengths) for lengths in drawn(horizon, 4000)]
+    assert sum(found) / 4000 == pytest.approx(horizon.stages[0].steps, abs=0.7)  # rounding once here, once a window
+    assert horizon.stages[0].steps == round(2 * (7 + 11 * (1 - math.exp(-5 / 11))))
+    assert RandomHorizon(longest=20).stages[0].steps == 6 * 20
+
+
 def test_nothing_extra_is_a_constant_horizon():
     horizon = RandomHorizon(3, 0.0, 20, 0.0, validation_steps=60)
     assert drawn(horizon, 2) == [(20, 20, 20)] * 2

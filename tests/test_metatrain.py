@@ -131,6 +131,17 @@ def test_a_run_killed_during_a_validation_resumes_to_the_same_bits(plan, number,
     assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
 
 
+@pytest.mark.parametrize("meta_optimizer", [MetaAdam(0.3), MetaRMSprop(0.3)], ids=["adam", "rmsprop"])
+def test_a_curriculum_of_one_stage_that_gets_worse_resumes_to_the_same_bits(meta_optimizer, tmp_path):
+    one = Curriculum((4,), window=4, periods=2, longest_stage=3)
+    plan = dataclasses.replace(GROWING, horizon=one, meta_optimizer=meta_optimizer, checkpoint_every=1)
+    whole = train(plan=plan)
+    assert whole.best.trajectory < whole.validations[-1].trajectory
+    with pytest.raises(StoppedError):  # at the validation after the best: nothing better will come
+        train(tmp_path, plan=plan, listeners=[stop_at(2 * whole.best.trajectory + 2)])
+    assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(whole)
+
+
 def test_a_run_killed_in_the_middle_of_a_stage_resumes_to_the_same_bits(tmp_path):
     plan, seen = dataclasses.replace(GROWING, checkpoint_every=1), []
 
@@ -316,6 +327,15 @@ def test_the_best_of_each_part_of_a_run_is_kept(tmp_path):
         kept = load(tmp_path / f"{part}.safetensors")
         assert checkpoint.digest(kept.state_dict()) == checkpoint.digest(shorter.optimizer.state_dict())
     assert trained.best.value == min(trained.validations, key=lambda entry: entry.value).value
+
+
+@pytest.mark.parametrize("kept", [None, 2], ids=["none", "others"])
+def test_parts_that_a_resumed_run_has_passed_without_keeping_them_are_refused(kept, tmp_path):
+    plan = dataclasses.replace(PLAN, trajectories=6, validate_every=1)
+    train(tmp_path, plan=plan, keep_every=kept)
+    with pytest.raises(CheckpointError, match=r"best-3.safetensors is missing.*did not keep every 3 trajectories"):
+        train(tmp_path, plan=plan, keep_every=3)
+    assert train(tmp_path, plan=plan, keep_every=kept).finished
 
 
 def test_parts_can_be_kept_only_where_there_is_a_directory(tmp_path):
@@ -709,11 +729,17 @@ def test_a_log_ratio_is_exact_and_finite_at_a_loss_of_0():
     assert torch.isnan(ratios[2])
 
 
-@pytest.mark.parametrize("family", [NeverFinite, lambda: BenchmarkFunction.styblinski_tang()], ids=["dead", "negative"])
-def test_a_log_ratio_that_is_not_a_number_is_infinitely_bad(family):
+def test_a_log_ratio_of_a_dead_task_is_infinitely_bad():
     plan = dataclasses.replace(PLAN, validation_measure="log-ratio", validation_tasks=20)
-    trained = metatrain(L2ODM.for_quadratics(), family(), MetaLoss(), plan)
+    trained = metatrain(L2ODM.for_quadratics(), NeverFinite(), MetaLoss(), plan)
     assert all(validation.value == float("inf") for validation in trained.validations)
+
+
+def test_a_log_ratio_of_negative_losses_is_refused():
+    plan = dataclasses.replace(PLAN, validation_measure="log-ratio", validation_tasks=20)
+    message = "a loss of styblinski-tang-2d is -.* in a validation, and ratios need losses that are not negative; take"
+    with pytest.raises(ArgumentError, match=message):
+        metatrain(L2ODM.for_quadratics(), BenchmarkFunction.styblinski_tang(), MetaLoss(), plan)
 
 
 @pytest.mark.parametrize(

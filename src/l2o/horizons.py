@@ -155,7 +155,10 @@ class RandomHorizon:
 
     @property
     def stages(self) -> Sequence[Stage]:
-        average = (self.windows + self.extra_windows) * (self.window + self.extra_steps)
+        extra = self.extra_steps
+        if self.longest is not None and extra > 0:
+            extra *= -math.expm1((self.window - self.longest) / extra)  # the mean of min(Exp(m), longest - window)
+        average = (self.windows + self.extra_windows) * (self.window + extra)
         return (Stage(round(average), self.validation_steps),)
 
     def lengths(self, standing: Standing, rng: Stream) -> Sequence[int]:

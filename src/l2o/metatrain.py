@@ -172,8 +172,10 @@ def metatrain(
 
     Raises:
         ArgumentError: optimizer, family, method and plan do not fit each other; nothing has run yet.
+        ArgumentError: a validation meets a negative loss, and `plan.validation_measure` is "log-ratio".
         DivergedError: `plan.patience` windows in a row had no finite meta-gradient.
-        CheckpointError: the directory holds the checkpoint of another run, or a damaged one.
+        CheckpointError: the directory holds the checkpoint of another run, a damaged one, or one of a run that kept
+            other parts.
     """
     validated = family if validation_family is None else validation_family
     _check_fit(optimizer, family, validated, method, plan)
@@ -241,6 +243,7 @@ class _Run:
                 litter.unlink()
         if self.path and self.path.exists():
             self._resume(self.path, accept_changed_environment)
+            self._check_kept(self.path)
         elif self.log:
             self.log.rewind(0)
 
@@ -307,7 +310,13 @@ class _Run:
         if plan.validation_measure == "loss":
             value = float(curves.losses[:, -plan.validation_last :].mean())
         else:
-            value = float(log_ratios(curves.losses, last=plan.validation_last).mean())
+            ratios = log_ratios(curves.losses, last=plan.validation_last)  # [tasks]
+            if bool((ratios.isnan() & curves.losses.isfinite().all(1)).any()):
+                raise ArgumentError(
+                    f"a loss of {self.validation_family.name} is {float(curves.losses.nan_to_num().min()):.4g} in a "
+                    "validation, and ratios need losses that are not negative; take validation_measure='loss'"
+                )
+            value = float(ratios.mean())
         value = value if value == value else float("inf")
         diverged = float(curves.diverged.double().mean())
         validation = Validation(progress.trajectory, value, diverged, before.stage, stage.validation_steps)
@@ -322,7 +331,7 @@ class _Run:
             progress.trained_steps = stage.steps
         if standing.restores:
             self.optimizer.load_state_dict(self.best_parameters)
-            if plan.restore_meta_optimizer:
+            if plan.restore_meta_optimizer and not standing.finished:
                 self.meta_optimizer.load(self.best_moments)
         best = progress.best.value
         self._tell("validation", value=value, best=best, diverged=diverged, stage=before.stage, steps=validation.steps)
@@ -331,10 +340,22 @@ class _Run:
         """Saves the meta-parameters if their validation is the best so far of its part of the run."""
         if self.keep_every is None or self.path is None or validation.trajectory == 0:
             return
-        part = -(-validation.trajectory // self.keep_every) * self.keep_every
+        part = _part(validation.trajectory, self.keep_every)
         before = [v.value for v in self.progress.validations[:-1] if part - self.keep_every < v.trajectory <= part]
         if not before or validation.value < min(before):
             save(self.optimizer, self.path.with_name(f"best-{part}"), self._card())
+
+    def _check_kept(self, path: Path) -> None:
+        """An error if the run was not asked to keep these parts from its beginning: they cannot be had any more."""
+        if self.keep_every is None:
+            return
+        for validation in self.progress.validations:
+            kept = path.with_name(f"best-{_part(validation.trajectory, self.keep_every)}.safetensors")
+            if validation.trajectory > 0 and not kept.exists():
+                raise CheckpointError(
+                    f"{kept} is missing, though {path} is past it: that run did not keep every {self.keep_every} "
+                    "trajectories; use another directory, or delete the checkpoint"
+                )
 
     def _window(self) -> None:
         progress, plan = self.progress, self.plan
@@ -363,8 +384,8 @@ class _Run:
                 f"{progress.skipped_in_a_row} windows in a row had no finite meta-gradient, up to trajectory "
                 f"{at['trajectory']} of seed {plan.seed}. Lower the meta learning rate "
                 f"({plan.meta_optimizer.learning_rate}), set its clip, or lower the output scale of "
-                f"{self.optimizer.name}. To look at it: Stream({plan.seed}, ('train',), "
-                f"trajectory={at['trajectory']}, tasks=range({plan.tasks}))."
+                f"{self.optimizer.name}; a meta-loss of logarithms needs positive losses. To look at it: "
+                f"Stream({plan.seed}, ('train',), trajectory={at['trajectory']}, tasks=range({plan.tasks}))."
             )
 
     def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
@@ -436,6 +457,11 @@ class _Run:
                 f"the event log beside {path} is shorter than at the checkpoint; restore it, or delete the checkpoint"
             )
         self.log.rewind(metadata["log_position"])
+
+
+def _part(trajectory: int, every: int) -> int:
+    """The end of the part of a run that a trajectory belongs to."""
+    return -(-trajectory // every) * every
 
 
 def _check_fit(

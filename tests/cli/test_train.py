@@ -176,6 +176,8 @@ def test_wrappers_have_the_spreads_and_coordinates_asked_for():
         (["--element-clip", "2"], "--element-clip is 2.0, and has no effect without --meta-optimizer rmsprop"),
         (["--meta-optimizer", "rmsprop", "--clip", "2"], "--clip is 2.0, and has no effect with --meta-optimizer rms"),
         (["--regulariser-scaling", "2"], "--regulariser-scaling is 2.0, and has no effect without"),
+        (["--data", "mnist"], "--data is mnist, and has no effect with --task quadratics"),
+        (["--split", "test"], "--split is test, and has no effect with --task quadratics"),
         (["--random-scaling", "-1"], "is -1.0; it must be finite and not negative"),
         (["--convex-regulariser", "-1"], "coordinates is -1"),
         (["--curriculum", "4", "8", "--validation-steps", "8"], "1 validation lengths for 2 stages"),

@@ -49,6 +49,11 @@ def test_losses_below_the_floor_count_as_it():
     assert row(0.0).final()[0, 0] == pytest.approx(math.log(1e-12))
 
 
+def test_negative_losses_have_no_logarithm():
+    with pytest.raises(ArgumentError, match=r"a loss is -0.5; logarithms need losses >= 0"):
+        row(-0.5)
+
+
 def test_steps_must_fill_blocks():
     with pytest.raises(ArgumentError, match="4 steps are no whole number of blocks of 3"):
         row(1.0, block=3)

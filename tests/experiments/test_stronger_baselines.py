@@ -14,7 +14,8 @@ from l2o.experiments.stronger_baselines import EXPERIMENTS, optimizees, recipes,
 from l2o.experiments.stronger_baselines.page import Page
 from l2o.experiments.stronger_baselines.shared import Shared
 from l2o.horizons import Curriculum
-from l2o.optimizers.weights import load_card
+from l2o.metatrain import MetaTrained, Validation
+from l2o.optimizers.weights import Card, load_card, save
 
 pytestmark = pytest.mark.xdist_group("stronger baselines")  # one process, so that the fixture runs once
 
@@ -58,6 +59,15 @@ def test_a_figure_writes_everything_it_promises(folder, figure):
     assert "## Meta-training" in readme
     assert "digits: the last 500" in readme  # what the optimizees are trained on: test images
     assert description.tables[-1].title == "Meta-training"
+
+
+def test_the_table_of_meta_trainings_says_what_each_was_trained_on(folder):
+    rows = read_description(folder / "results" / "stronger-baselines" / "fig2" / "smoke").tables[-1].rows
+    trained = {
+        row["optimizer"]: (row["trained on"], "mean ln of last by first loss" in row["best validation"]) for row in rows
+    }
+    assert trained["L2O-DM"] == ("mlp-20-sigmoid-digits", False)
+    assert trained["L2O-Scale-Meta"] == ("scale-core-each-5", True)
 
 
 def test_the_pages_are_made_from_the_folder_alone(folder):
@@ -169,6 +179,15 @@ def test_a_curve_rises_where_it_ends_half_a_nat_above_its_lowest_block(tmp_path)
     assert not page.rises("MLP-orig", "down").passed
 
 
+def test_a_run_that_failed_counts_as_an_infinite_rise_even_in_its_first_block(tmp_path):
+    page = page_of(tmp_path, late=[[math.nan, -1.0]], early=[[-1.0, -1.0]])
+    page.panels["MLP-orig"]["early"].log_means[0, 0] = math.nan
+    for name in ("late", "early"):
+        verdict = page.rises("MLP-orig", name)
+        assert verdict.passed
+        assert verdict.measured == math.inf
+
+
 def test_steadier_compares_deviations(tmp_path):
     page = page_of(tmp_path, narrow=[[0.1, 0.2]], wide=[[-1.0, 1.0]])
     page.steadier("narrow", "wide", needed=1)
@@ -182,3 +201,61 @@ def test_a_count_of_verdicts_needs_as_many_as_it_says(tmp_path):
     page.count("one of two", single, 1)
     page.count("both", single, 2)
     assert [verdict.passed for verdict in page.verdicts[2:]] == [True, False]
+
+
+def weights_of(folder, name, seed, **changes):
+    """Weights of a recipe, as if meta-trained, with another setting here and there."""
+    found = Shared("smoke", folder / "results", folder / "runs")
+    optimizer, method, plan = found.recipes[name].seeded(seed)
+    plan = {**dataclasses.asdict(plan), **changes}
+    configuration = {"config": optimizer.config(), "method": method.describe(), "plan": plan}
+    card = Card(configuration=json.loads(json.dumps(configuration)))
+    save(optimizer, found.folder / "weights" / f"{name}-{seed}", card)
+    return found
+
+
+def test_weights_of_a_recipe_that_has_changed_since_say_so(tmp_path):
+    assert weights_of(tmp_path, "RNNprop-CL-IL", 1).departures("RNNprop-CL-IL", 1) == []
+    other = {"trajectories": 7, "horizon": {"steps": [10, 20], "validation_steps": [20, 30], "longest_stage": 10}}
+    assert weights_of(tmp_path, "RNNprop-CL-IL", 2, **other).departures("RNNprop-CL-IL", 2) == [
+        "plan horizon longest_stage was 10, is 2",
+        "plan trajectories was 7, is 8",
+    ]
+
+
+def test_a_meta_training_whose_best_validation_diverged_has_a_record_without_it(tmp_path, monkeypatch):
+    def diverged(optimizer, family, method, plan, *, directory, listeners):
+        event = {"kind": "window", "trajectory": 0, "steps": 10, "moments": "meta-loss", "meta_loss": 1.0}
+        (directory / "events.jsonl").write_text(json.dumps(event))
+        worst = Validation(0, math.inf, 1.0, 0, 20)
+        card = Card(configuration={"method": method.describe()})
+        return MetaTrained(optimizer, [worst], worst, finished=True, skipped=0, seconds=1.0, card=card)
+
+    found = Shared("smoke", tmp_path / "results", tmp_path / "runs")
+    (found.work / "L2O-DM-1").mkdir(parents=True)
+    monkeypatch.setattr(shared, "metatrain", diverged)
+    monkeypatch.setattr(shared, "draw_meta_training", lambda *given, **how: None)
+    found.train("L2O-DM", 1)
+    record = found.record("L2O-DM", 1)
+    assert record.best is None
+    assert record.validations == [(0, 0, 20, None)]
+
+
+def test_a_tuning_of_other_runs_or_steps_is_made_anew(tmp_path, monkeypatch):
+    found = Shared("smoke", tmp_path / "results", tmp_path / "runs")
+    calls = []
+    tune = shared.tune
+    monkeypatch.setattr(shared, "tune", lambda *given, **how: calls.append(how["steps"]) or tune(*given, **how))
+    monkeypatch.setitem(optimizees.OPTIMIZEES, "MLP-orig", optimizees.OPTIMIZEES["MLP-ReLU"])
+    first = found.tuning("SGD", "MLP-orig")
+    assert found.tuning("SGD", "MLP-orig") == first
+    assert calls == [10]
+    longer = dataclasses.replace(optimizees.OPTIMIZEES["MLP-ReLU"], steps={"smoke": 15})
+    monkeypatch.setitem(optimizees.OPTIMIZEES, "MLP-orig", longer)
+    found.tuning("SGD", "MLP-orig")
+    assert calls == [10, 15]
+    found.settings = dataclasses.replace(found.settings, tuning_runs=2)
+    found.tuning("SGD", "MLP-orig")
+    found.settings = dataclasses.replace(found.settings, grid_every=4)
+    found.tuning("SGD", "MLP-orig")
+    assert calls == [10, 15, 15, 15]

@@ -8,6 +8,7 @@ import l2o
 from l2o import L2ODM, SGD, RNNprop, kernels
 from l2o.errors import ArgumentError, BackendError
 from l2o.kernels import native, select
+from l2o.kernels.compiled import Compiled
 from l2o.optimizers.base import Config, Coordinatewise
 
 
@@ -181,3 +182,11 @@ def test_a_rule_that_couples_tensors_is_compiled_only_where_asked_for(monkeypatc
     same, _ = rule({"grad/x": params["x"]}, state)
     assert len(compiled) == 1
     assert torch.equal(plain["x"], same["x"])
+
+
+def test_every_method_of_an_agent_has_a_compiled_form_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda method, **options: method)
+    kernel, rule = Compiled(), l2o.L2ODM()
+    assert kernel.form(rule, l2o.L2ODM.update) is l2o.L2ODM.update
+    assert kernel.form(rule, l2o.L2ODM.init_coordinates) is l2o.L2ODM.init_coordinates
+    assert kernel.form(rule, l2o.L2ODM.update) is l2o.L2ODM.update

@@ -153,6 +153,15 @@ def test_noise_wraps_every_member_of_the_family_and_adds_to_its_noise() -> None:
     assert family.name == "everything-noisy-0.5"
 
 
+@pytest.mark.parametrize(
+    "wrap", [RandomScaling, ConvexRegulariser, lambda family: NoisyGradients(family, 0.5)], ids=["scale", "z", "noise"]
+)
+def test_a_wrapper_offers_what_is_wrapped_offers(wrap) -> None:
+    inner = EverythingSet()
+    inner.offers = frozenset({"loss"})
+    assert wrap(inner).offers == {"loss"}
+
+
 def noisy_process(deviation: float = 2.0, tasks: int = 3) -> Optimizee:
     family = NoisyGradients(Quadratics(4), deviation)
     return Optimizee.start(family, STREAM.over(range(tasks)), dtype=torch.float64)

@@ -42,9 +42,7 @@ def _without_data(family: Callable[[], TaskFamily]) -> Callable[[str, Split], Ta
     return lambda data, split: family()
 
 
-TASKS: dict[str, Callable[[str, Split], TaskFamily]] = {
-    "quadratics": _without_data(Quadratics),
-    "quadratics-published": _without_data(Quadratics.published),
+ON_IMAGES: dict[str, Callable[[str, Split], TaskFamily]] = {
     "mlp": _on_images(MLPClassifier.orig),
     "mlp-relu": _on_images(MLPClassifier.relu),
     "mlp-deeper": _on_images(MLPClassifier.deeper),
@@ -53,6 +51,13 @@ TASKS: dict[str, Callable[[str, Split], TaskFamily]] = {
     "conv-cifar": _on_images(ConvClassifier.cifar),
     "lenet": _on_images(LeNet),
     "nas-cifar": _on_images(NASCell),
+}
+"""Tasks on images, from the name of a data set and the split that the optimizee is trained on."""
+
+TASKS: dict[str, Callable[[str, Split], TaskFamily]] = {
+    "quadratics": _without_data(Quadratics),
+    "quadratics-published": _without_data(Quadratics.published),
+    **ON_IMAGES,
     "ackley": _without_data(BenchmarkFunction.ackley),
     "beale": _without_data(BenchmarkFunction.beale),
     "booth": _without_data(BenchmarkFunction.booth),
@@ -65,7 +70,7 @@ TASKS: dict[str, Callable[[str, Split], TaskFamily]] = {
     "softmax-regression": _without_data(SoftmaxRegression),
     "scale-core": _without_data(scale_core),
 }
-"""Task families by name; those on images take the name of a data set and the split that the optimizee is trained on."""
+"""Task families by name; those that are not on images make nothing of the data set and the split."""
 
 LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
     "dm": lambda seed: L2ODM.andrychowicz(seed=seed),

@@ -40,6 +40,8 @@ class TaskOptions:
 
     def family(self) -> TaskFamily:
         """The task family."""
+        if self.task not in choices.ON_IMAGES:
+            refuse_unused(self, "data", "split", reason=f"with --task {self.task}, which is not one of l2o's on images")
         return choices.task_family(self.task, self.data, self.split)
 
 
@@ -59,6 +61,17 @@ class RunOptions:
     """Where it runs, for instance cpu or cuda."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type."""
+
+
+def refuse_unused(options: Any, *names: str, reason: str) -> None:
+    """An error if one of the options is not at its default, though it has no effect here."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name in names:
+        value = getattr(options, name)
+        if value != defaults[name]:
+            flag = f"--{name.replace('_', '-')}"
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ArgumentError(f"{flag} is {shown}, and has no effect {reason}")
 
 
 def optimizer(name: str) -> LearnedOptimizer:

@@ -1,11 +1,10 @@
 """Options of `l2o train`, by what they are about; one that has no effect beside the others is refused."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from l2o.cli import choices
-from l2o.cli.options import TaskOptions, rule
+from l2o.cli.options import TaskOptions, refuse_unused, rule
 from l2o.errors import ArgumentError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
@@ -174,14 +173,3 @@ class MetaOptimizerOptions:
             element_clip=self.element_clip,
             moments=self.moments,
         )
-
-
-def refuse_unused(options: Any, *names: str, reason: str) -> None:
-    """An error if one of the options is not at its default, though it has no effect here."""
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    for name in names:
-        value = getattr(options, name)
-        if value != defaults[name]:
-            flag = f"--{name.replace('_', '-')}"
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            raise ArgumentError(f"{flag} is {shown}, and has no effect {reason}")

@@ -41,12 +41,17 @@ class LongRuns:
 
     @classmethod
     def of(cls, curves: Curves, *, block: int, about: dict[str, Any]) -> "LongRuns":
-        """One row, from the curves of its runs."""
+        """One row, from the curves of its runs.
+
+        Raises:
+            ArgumentError: the steps fill no whole number of blocks, or a loss is negative.
+        """
         losses = statistics.check_losses(curves.losses[:, 1:].numpy())
         if losses.shape[1] % block:
             raise ArgumentError(
                 f"{losses.shape[1]} steps are no whole number of blocks of {block}; choose another block"
             )
+        statistics.check_logarithms(losses)
         blocks = losses.reshape(len(losses), -1, block)
         logs = np.log(np.maximum(blocks, FLOOR))
         about = {**about, "seconds_per_step": curves.seconds_per_step}

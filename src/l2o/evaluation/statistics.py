@@ -75,8 +75,7 @@ def areas(losses: ArrayLike, *, floor: float = FLOOR) -> Array:
         ArgumentError: a loss is negative; its logarithm has no meaning.
     """
     losses = check_losses(losses)
-    if bool((losses < 0).any()):
-        raise ArgumentError(f"a loss is {np.nanmin(losses)}; logarithms need losses >= 0, use the metric 'final'")
+    check_logarithms(losses)
     return _failures_as_infinite(np.log(np.maximum(losses, floor)).mean(1))
 
 
@@ -320,6 +319,12 @@ def check_losses(losses: ArrayLike) -> Array:
     if bool((dead[:, :-1] & ~dead[:, 1:]).any()):
         raise ArgumentError("a curve is finite after it was not a number; a failed run must stay failed")
     return array
+
+
+def check_logarithms(losses: Array) -> None:
+    """An error if a loss is negative, `[runs, steps + 1]`: its logarithm has no meaning."""
+    if bool((losses < 0).any()):
+        raise ArgumentError(f"a loss is {np.nanmin(losses)}; logarithms need losses >= 0, use the metric 'final'")
 
 
 def _ends(draws: Array, level: float) -> tuple[float, float]:

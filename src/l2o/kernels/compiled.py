@@ -36,9 +36,10 @@ class Compiled:
 
     def form(self, agent: Agent | CoordinateRule, method: Callable[P, T]) -> Callable[P, T]:
         """A method of an agent's class, compiled: the first call with arguments of other shapes compiles anew."""
-        if agent not in self._methods:
-            self._methods[agent] = torch.compile(method, dynamic=False)
-        return self._methods[agent]
+        forms = self._methods.setdefault(agent, {})
+        if method not in forms:
+            forms[method] = torch.compile(method, dynamic=False)
+        return forms[method]
 
     def advance(self, agent: Agent, observation: Tree, state: Tree) -> Tensor:
         return self._reference.advance(agent, observation, state)

@@ -191,7 +191,7 @@ class NoisyGradients(TaskFamily):
         if not 0 <= deviation < float("inf"):
             raise ArgumentError(f"deviation is {deviation}; it must be finite and not negative")
         self.name = f"{family.name}-noisy-{deviation:g}"
-        self.family = family
+        self.family, self.offers = family, family.offers
         self.deviation = deviation
 
     def sample(self, rng: Stream) -> Tree:

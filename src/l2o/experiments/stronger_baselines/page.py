@@ -98,8 +98,9 @@ class Page:
     def rises(self, optimizee: str, name: str) -> Verdict:
         """Judges whether an optimizer's mean curve ends well above where it has been."""
         runs = self.panels[optimizee][name]
-        lowest = np.nanmin(np.where(np.isfinite(runs.log_means), runs.log_means, np.inf), axis=-1)
-        rise = float((runs.final() - lowest).mean())
+        final = runs.final()
+        lowest = np.where(np.isfinite(runs.log_means), runs.log_means, np.inf).min(-1)  # [seeds, runs]
+        rise = float(np.subtract(final, lowest, out=np.full_like(final, np.inf), where=np.isfinite(final)).mean())
         verdict = Verdict(
             claim=f"{optimizee}: {name} rises again",
             criterion=f"mean ln loss over the last block of steps is more than {RISE:g} above the run's lowest block, "
@@ -221,25 +222,32 @@ class Page:
 
     def _meta_training(self) -> Tabled:
         rows: list[dict[str, str | float | None]] = []
+        note = "Chosen by validation on tasks of the same kind."
         for name in self._learned():
+            plan = self.shared.plan(name)
             for seed in self.shared.settings.seeds:
                 record = self.shared.record(name, seed)
+                if departures := self.shared.departures(name, seed):
+                    note += f" The recipe of {name} has changed since seed {seed}: {'; '.join(departures)}."
                 _, stage, steps, _ = record.validations[-1]
-                stages = len(self.shared.plan(name).horizon.stages)
+                best = number(math.inf if record.best is None else record.best)
+                measure = " (mean ln of last by first loss)" if plan.validation_measure == "log-ratio" else ""
+                stages = len(plan.horizon.stages)
                 rows.append(
                     {
                         "optimizer": name,
                         "seed": str(seed),
+                        "trained on": self.shared.card(name, seed).training_tasks,
                         "trajectories": record.trajectories,
                         "inner steps": record.training_steps,
                         "inner steps of validations": record.validation_steps,
                         "minutes": round(record.seconds / 60, 1),
                         "stages reached": f"{stage + 1} of {stages}",
-                        "best validation": f"{number(record.best)} at {steps:,} steps or before",
+                        "best validation": f"{best}{measure} at {steps:,} steps",
                         "windows skipped": record.skipped,
                     }
                 )
-        return Tabled("Meta-training", rows, "All on MLP-orig and MNIST's training split, chosen by validation there.")
+        return Tabled("Meta-training", rows, note)
 
     def _seconds(self) -> float:
         learned = sum(

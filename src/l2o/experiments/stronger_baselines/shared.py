@@ -2,8 +2,9 @@
 
 Everything lies in `results/stronger-baselines/shared/PRESET`: `weights/NAME-SEED.safetensors` with its card and a
 record of the meta-training, `runs/OPTIMIZEE/NAME-SEED.l2o`, `tuning/OPTIMIZEE/RULE.json`. What is there is not computed
-again; long runs are, when the weights they were made with have changed. Checkpoints of meta-training lie in the work
-folder.
+again; long runs are, when the weights they were made with have changed, and learning rates, when runs, steps or grid
+have. Weights of a recipe that has changed since stay: `Shared.departures` says in what. Checkpoints of meta-training
+lie in the work folder.
 """
 
 import json
@@ -30,7 +31,7 @@ from l2o.kernels.select import backend_name
 from l2o.metatrain import Plan, metatrain
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adam, RMSprop
-from l2o.optimizers.weights import load, load_card, save
+from l2o.optimizers.weights import Card, load, load_card, save
 from l2o.progress import ProgressBar
 from l2o.provenance import source_commit
 from l2o.rng import Stream
@@ -87,7 +88,7 @@ class Trained:
         validation_steps: inner steps of all validations.
         skipped: windows without a finite meta-gradient.
         validations: (trajectory, stage, steps, value) of each; no value where a task diverged.
-        best: value of the best validation of the last stage that improved.
+        best: value of the best validation of the last stage, its baseline included; no value where a task diverged.
     """
 
     optimizer: str
@@ -99,7 +100,7 @@ class Trained:
     validation_steps: int
     skipped: int
     validations: list[tuple[int, int, int, float | None]]
-    best: float
+    best: float | None
 
 
 class Shared:
@@ -153,10 +154,9 @@ class Shared:
             validation_steps=plan.validation_tasks * sum(entry.steps for entry in found.validations),
             skipped=found.skipped,
             validations=[
-                (entry.trajectory, entry.stage, entry.steps, entry.value if math.isfinite(entry.value) else None)
-                for entry in found.validations
+                (entry.trajectory, entry.stage, entry.steps, _finite(entry.value)) for entry in found.validations
             ],
-            best=found.best.value,
+            best=_finite(found.best.value),
         )
         _write_json(path.with_suffix(".json"), asdict(record))
         return found.optimizer
@@ -165,6 +165,20 @@ class Shared:
         """The record of a meta-training that is done."""
         content = json.loads((self.folder / "weights" / f"{name}-{seed}.json").read_text(encoding="utf-8"))
         return Trained(**{**content, "validations": [tuple(entry) for entry in content["validations"]]})
+
+    def card(self, name: str, seed: int) -> Card:
+        """The card of the weights of a meta-training that is done."""
+        return load_card(self.folder / "weights" / f"{name}-{seed}.safetensors")
+
+    def departures(self, name: str, seed: int) -> list[str]:
+        """The settings in which a meta-training that is done differs from what its recipe says now; none as a rule.
+
+        A setting that the card does not know, since it is younger, is left out.
+        """
+        optimizer, method, plan = self.recipes[name].seeded(seed)
+        now = {"config": optimizer.config(), "method": method.describe(), "plan": asdict(plan)}
+        kept = self.card(name, seed).configuration
+        return _departures({part: kept[part] for part in now}, json.loads(json.dumps(now)))
 
     def plan(self, name: str) -> Plan:
         """The plan of a recipe."""
@@ -180,18 +194,22 @@ class Shared:
         Returns:
             The tuning, and how many seconds it took.
         """
+        settings, tested, begin = self.settings, OPTIMIZEES[optimizee], time.perf_counter()
+        steps, grid = tested.steps[self.preset], RULES[rule].grid[:: settings.grid_every]
         path = self.folder / "tuning" / _file(optimizee) / f"{rule}.json"
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            return tuning_from_json(content["tuning"]), content["seconds"]
-        settings, tested, begin = self.settings, OPTIMIZEES[optimizee], time.perf_counter()
+            kept = tuning_from_json(content["tuning"])
+            runs = settings.tuning_runs * len(kept.scores)
+            if set(grid) <= set(kept.scores) and (kept.runs, kept.evaluations) == (runs, runs * (steps + 1)):
+                return kept, content["seconds"]
         with self.console.status(f"tuning {rule} on {optimizee}"):
             tuning = tune(
                 RULES[rule].rule,
                 tested.family(self.preset),
                 Stream(settings.seed, ("tuning", optimizee), tasks=range(settings.tuning_runs)),
-                steps=tested.steps[self.preset],
-                grid=RULES[rule].grid[:: settings.grid_every],
+                steps=steps,
+                grid=grid,
                 metric="log-final",
                 last=settings.block,
                 refinements=settings.refinements,
@@ -255,8 +273,8 @@ class Shared:
 
     def _learned(self, name: str, seed: int, optimizee: str) -> LongRuns:
         optimizer = self.train(name, seed)
-        weights = load_card(self.folder / "weights" / f"{name}-{seed}.safetensors").sha256
-        return self.long_runs(optimizer, optimizee, name=f"{name}-{seed}", identity={"weights": weights})
+        identity = {"weights": self.card(name, seed).sha256}
+        return self.long_runs(optimizer, optimizee, name=f"{name}-{seed}", identity=identity)
 
 
 def _trained(log: Path) -> tuple[int, int, int]:
@@ -265,6 +283,21 @@ def _trained(log: Path) -> tuple[int, int, int]:
     windows = [event for event in events if event["kind"] in ("window", "skipped")]
     steps = sum(int(event["steps"]) for event in windows)
     return 1 + max(int(event["trajectory"]) for event in windows), len(windows), steps
+
+
+def _departures(kept: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    found = []
+    for name, value in kept.items():
+        here = now.get(name)
+        if isinstance(value, Mapping) and isinstance(here, Mapping):
+            found += _departures(value, here, f"{path}{name} ")
+        elif value != here:
+            found.append(f"{path}{name} was {value}, is {here}")
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _file(optimizee: str) -> str:
