@@ -107,6 +107,8 @@ class Train:
         if not trained.finished:
             console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
             return INTERRUPTED
+        if trained.best.value == float("inf"):
+            console.print("no validation was finite: the weights are those before training", style="red")
         save(trained.optimizer, self.out / "weights", trained.card)
         draw_meta_training(trained, plan, log=self.out / "events.jsonl", path=self.out / "meta-training.png")
         console.print(

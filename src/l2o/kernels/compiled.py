@@ -35,7 +35,10 @@ class Compiled:
         return self.form(rule, type(rule).update)(rule, grad, state)
 
     def form(self, agent: Agent | CoordinateRule, method: Callable[P, T]) -> Callable[P, T]:
-        """A method of an agent's class, compiled: the first call with arguments of other shapes compiles anew."""
+        """A method of an agent's class, compiled: the first call with arguments of other shapes compiles anew.
+
+        After some shapes (8 in torch 2.13) torch compiles no more and runs further ones as they are written.
+        """
         forms = self._methods.setdefault(agent, {})
         if method not in forms:
             forms[method] = torch.compile(method, dynamic=False)

@@ -22,7 +22,7 @@ from l2o.horizons import ConstantHorizon
 from l2o.metatrain import Plan, metatrain
 from l2o.methods.meta_loss import MetaLoss
 from l2o.optimizers.dm import L2ODM
-from l2o.optimizers.weights import load, load_card
+from l2o.optimizers.weights import load, load_card, save
 from l2o.progress import ProgressBar
 
 OPTIMIZEE = "MLP-orig"
@@ -101,27 +101,16 @@ def run(preset: str, results: Path, work: Path) -> None:
 
 def _tested(length: int, settings: Settings, shared: Shared, study: Study) -> Mapping[int, LongRuns]:
     """The long runs of each part's best, by the trajectories at the part's end."""
-    window = min(20, length // 2)
-    plan = replace(settings.plan, horizon=ConstantHorizon(length, window))
-    directory = shared.work / f"fig4-{length}"
-    optimizer = L2ODM.chen(seed=plan.seed)
-    study.console.print(f"meta-training on trajectories of {length} steps; checkpoints in {directory}")
-    with ProgressBar(plan.trajectories, f"{length} steps") as bar:
-        trained = metatrain(
-            optimizer,
-            training_family(shared.preset),
-            MetaLoss(),
-            plan,
-            directory=directory,
-            listeners=[bar],
-            keep_every=settings.part,
-        )
-    if not trained.finished:
-        raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
-    study.seconds += trained.seconds
+    plan = replace(settings.plan, horizon=ConstantHorizon(length, min(20, length // 2)))
+    marks = range(settings.part, plan.trajectories + 1, settings.part)
+    paths = {mark: shared.folder / "weights" / f"fig4-{length}-at-{mark}.safetensors" for mark in marks}
+    if not all(path.exists() for path in paths.values()):
+        directory = _train(plan, settings, shared, study)
+        for mark, path in paths.items():
+            kept = directory / f"best-{mark}.safetensors"
+            save(load(kept), path, load_card(kept))
     tested: dict[int, LongRuns] = {}
-    for mark in range(settings.part, plan.trajectories + 1, settings.part):
-        path = directory / f"best-{mark}.safetensors"
+    for mark, path in paths.items():
         runs = shared.long_runs(
             load(path),
             OPTIMIZEE,
@@ -135,6 +124,27 @@ def _tested(length: int, settings: Settings, shared: Shared, study: Study) -> Ma
         study.backends.append(f"{runs.about[0]['backend']}: L2O-DM")
         tested[mark] = runs
     return tested
+
+
+def _train(plan: Plan, settings: Settings, shared: Shared, study: Study) -> Path:
+    """Meta-trains, and returns the folder in which the best of each part is kept."""
+    length = plan.horizon.stages[0].steps
+    directory = shared.work / f"fig4-{length}"
+    study.console.print(f"meta-training on trajectories of {length} steps; checkpoints in {directory}")
+    with ProgressBar(plan.trajectories, f"{length} steps") as bar:
+        trained = metatrain(
+            L2ODM.chen(seed=plan.seed),
+            training_family(shared.preset),
+            MetaLoss(),
+            plan,
+            directory=directory,
+            listeners=[bar],
+            keep_every=settings.part,
+        )
+    if not trained.finished:
+        raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+    study.seconds += trained.seconds
+    return directory
 
 
 def _table(length: int, marks: Mapping[int, LongRuns]) -> Tabled:

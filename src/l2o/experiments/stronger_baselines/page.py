@@ -1,8 +1,9 @@
 """One figure of "Training stronger baselines": its panels, its tables, its verdicts."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -98,13 +99,12 @@ class Page:
     def rises(self, optimizee: str, name: str) -> Verdict:
         """Judges whether an optimizer's mean curve ends well above where it has been."""
         runs = self.panels[optimizee][name]
-        final = runs.final()
-        lowest = np.where(np.isfinite(runs.log_means), runs.log_means, np.inf).min(-1)  # [seeds, runs]
-        rise = float(np.subtract(final, lowest, out=np.full_like(final, np.inf), where=np.isfinite(final)).mean())
+        curve = runs.mean_curve()
+        rise = float(curve[-1] - curve.min()) if np.isfinite(curve).all() else math.inf
         verdict = Verdict(
             claim=f"{optimizee}: {name} rises again",
-            criterion=f"mean ln loss over the last block of steps is more than {RISE:g} above the run's lowest block, "
-            "mean over runs; a failed run counts as infinite",
+            criterion=f"the mean curve of ln loss over all seeds and runs ends more than {RISE:g} above its lowest "
+            "block of steps; a failed run counts as infinite",
             measured=rise,
             runs=runs.runs,
             passed=rise > RISE,
@@ -157,6 +157,11 @@ class Page:
         self.study.tables += [self._losses(optimizee, runs) for optimizee, runs in self.panels.items()]
         self.study.tables.append(self._meta_training())
         self.study.seconds = self._seconds()
+        recipes = {name: self.shared.recipes[name] for name in self._learned()}
+        self.study.configuration["meta-training"] = {
+            name: json.loads(json.dumps({"method": recipe.method.describe(), "plan": asdict(recipe.plan)}))
+            for name, recipe in recipes.items()
+        }
         runs = self.shared.settings.runs
         seeds = self.shared.settings.seeds
         self.study.finish(
@@ -194,7 +199,7 @@ class Page:
                     "each seed": ", ".join(number(float(value)) for value in final.mean(1)),
                     "ln of the mean loss": number(float(np.log(losses.mean()))),
                     "lowest block": number(lowest),
-                    "deviation of runs": number(float(final.std(1).mean())) if np.isfinite(final).all() else "",
+                    "deviation of runs": number(float(final.std(1, ddof=1).mean())) if np.isfinite(final).all() else "",
                     "diverged": f"{int(runs.diverged.sum())} of {runs.runs}",
                     "ms per step": round(1e3 * float(np.mean([about["seconds_per_step"] for about in runs.about])), 2),
                     "learning rate": self._rate(optimizee, name),
@@ -206,7 +211,8 @@ class Page:
             rows,
             f"ln loss, last block: mean of ln loss over the last {block} steps, over seeds and runs, with its 95 % "
             "interval. Lowest block: of the mean curve. Deviation of runs: standard deviation of that measure among "
-            "the runs of one meta-training seed, mean over seeds.",
+            "the runs of one meta-training seed, mean over seeds. Ms per step: as it ran, gradient included, beside "
+            "other work on the same machine.",
         )
 
     def _rate(self, optimizee: str, name: str) -> str:
@@ -222,7 +228,9 @@ class Page:
 
     def _meta_training(self) -> Tabled:
         rows: list[dict[str, str | float | None]] = []
-        note = "Chosen by validation on tasks of the same kind."
+        note = (
+            "Chosen by validation on tasks of the same kind. Minutes: wall time, beside other work on the same machine."
+        )
         for name in self._learned():
             plan = self.shared.plan(name)
             for seed in self.shared.settings.seeds:
@@ -259,7 +267,7 @@ class Page:
 
 
 def _deviation(values: Array) -> float:
-    return float(values.std()) if np.isfinite(values).all() else math.inf
+    return float(values.std(ddof=1)) if np.isfinite(values).all() else math.inf
 
 
 def _in_words(interval: Interval) -> str:

@@ -92,7 +92,7 @@ _PUBLISHED_RMSPROP = MetaRMSprop(1e-6, moments="shared")
 _PAPER_SCALE = Plan(trajectories=100, validate_every=1, validation_tasks=5, meta_optimizer=_PUBLISHED_RMSPROP)
 _PAPER_META = Plan(
     trajectories=5_000,
-    horizon=RandomHorizon.published(longest=1_000),
+    horizon=replace(RandomHorizon.published(longest=1_000), validation_steps=1_000),
     validate_every=100,
     validation_measure="log-ratio",
     meta_optimizer=_PUBLISHED_RMSPROP,
@@ -123,7 +123,9 @@ PLANS: dict[str, Plans] = {
         ),
         dm_curriculum=_LAPTOP_CURRICULUM,
         rnnprop=Plan(trajectories=100, validate_every=10, validation_tasks=20),
-        rnnprop_curriculum=replace(_LAPTOP_CURRICULUM, validate_every=10),
+        rnnprop_curriculum=replace(
+            _LAPTOP_CURRICULUM, validate_every=10, horizon=Curriculum(_LAPTOP_STAGES.steps, longest_stage=10)
+        ),
         scale=_LAPTOP_SCALE,
         scale_curriculum=replace(_LAPTOP_SCALE, trajectories=10_000, horizon=_LAPTOP_STAGES),
         scale_meta=_LAPTOP_META,

@@ -247,20 +247,21 @@ class Shared:
         """
         settings, tested = self.settings, OPTIMIZEES[optimizee]
         steps, runs = steps or tested.steps[self.preset], runs or settings.runs
+        family, begin = tested.family(self.preset), time.perf_counter()
+        identity = {**identity, "family": family.name}
         path = self.folder / "runs" / _file(optimizee) / f"{name}.l2o"
         if path.exists():
             kept = LongRuns.load(path)
             same = all(kept.about[0].get(key) == value for key, value in identity.items())
             if same and (kept.steps, kept.runs, kept.block) == (steps, runs, settings.block):
                 return kept
-        family, begin = tested.family(self.preset), time.perf_counter()
         stream = Stream(settings.seed, ("reporting", optimizee), tasks=range(runs))
         with self.console.status(f"{name} on {optimizee}"):
             curves = run_curves(optimizer, family, stream, steps=steps)
         about = {
             **identity,
             "optimizer": name,
-            "family": family.name,
+            "seed": settings.seed,
             "data": family.data_notes(),
             "seconds": time.perf_counter() - begin,
             "backend": backend_name(optimizer, "cpu"),
