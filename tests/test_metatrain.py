@@ -11,7 +11,7 @@ import torch
 
 from l2o import checkpoint
 from l2o.curves import log_ratios, run_curves
-from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError
+from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError, InUseError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaRMSprop, snapshot
 from l2o.metatrain import Plan, metatrain
@@ -305,6 +305,21 @@ def test_a_signal_before_the_first_validation_of_a_curriculum_ends_the_run_clean
     assert (stopped.finished, stopped.validations, stopped.best.value) == (False, [], float("inf"))
     assert checkpoint.digest(stopped.optimizer.state_dict()) == checkpoint.digest(L2ODM.for_quadratics().state_dict())
     assert fingerprint(train(tmp_path, plan=plan)) == fingerprint(train(plan=plan))
+
+
+def test_two_runs_in_one_directory_are_refused(tmp_path):
+    seen = []
+
+    def listen(event):
+        if event["kind"] == "window" and not seen:
+            seen.append(event)
+            with pytest.raises(InUseError, match="another run is at work in"):
+                train(tmp_path)
+
+    whole = train(tmp_path, listeners=[listen])
+    assert seen
+    assert fingerprint(whole) == fingerprint(train())
+    train(tmp_path)  # free again
 
 
 def test_the_best_of_each_part_of_a_run_is_kept(tmp_path):

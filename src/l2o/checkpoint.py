@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from l2o.errors import CheckpointError
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from l2o.errors import CheckpointError, InUseError
 from l2o.trees import Tree
 
 _VERSION = "1"
@@ -61,6 +67,27 @@ def write_bytes(path: Path, blob: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds a folder for as long as the block runs: two runs in one folder would overwrite each other's files.
+
+    The hold ends with the process, however it ends. Where the system has no `fcntl` (Windows), nothing is held.
+
+    Raises:
+        InUseError: another run holds it, in this process or in another one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InUseError(
+                    f"another run is at work in {folder}; wait for its end, or use another folder"
+                ) from error
+        yield
 
 
 def read(path: Path, *, kind: str) -> tuple[Tree, dict[str, Any]]:

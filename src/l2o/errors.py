@@ -25,6 +25,10 @@ class CheckpointError(L2OError, ValueError):
     """A checkpoint that is truncated, altered, foreign, or of another run."""
 
 
+class InUseError(CheckpointError):
+    """A folder that another run is writing to."""
+
+
 class WeightsError(L2OError, ValueError):
     """A weights file or card that is truncated, altered, foreign, or of another optimizer."""
 

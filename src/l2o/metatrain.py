@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -176,13 +176,16 @@ def metatrain(
         DivergedError: `plan.patience` windows in a row had no finite meta-gradient.
         CheckpointError: the directory holds the checkpoint of another run, a damaged one, or one of a run that kept
             other parts.
+        InUseError: another run is at work in the directory.
     """
     validated = family if validation_family is None else validation_family
     _check_fit(optimizer, family, validated, method, plan)
     if keep_every is not None and (keep_every < 1 or directory is None):
         raise ArgumentError(f"keep_every is {keep_every} and directory {directory}; pass at least 1, and a directory")
-    run = _Run(optimizer, family, validated, method, plan, directory, listeners, keep_every, accept_changed_environment)
-    with _stop_requested() as stop:
+    with checkpoint.held(directory) if directory else nullcontext(), _stop_requested() as stop:
+        run = _Run(
+            optimizer, family, validated, method, plan, directory, listeners, keep_every, accept_changed_environment
+        )
         return run.go(stop)
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from l2o import checkpoint
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.results import read_description, render
 from l2o.evaluation.verdicts import read_verdicts
@@ -86,6 +87,25 @@ def test_nothing_that_is_there_is_computed_again(folder, monkeypatch):
     for name in ("metatrain", "run_curves", "tune"):
         monkeypatch.setattr(shared, name, fail)
     EXPERIMENTS["stronger-baselines/fig7"]("smoke", folder / "results", folder / "runs")
+
+
+def test_a_meta_training_that_another_process_is_at_is_waited_for(folder, monkeypatch):
+    again = Shared("smoke", folder / "results", folder / "runs")
+    record = again.folder / "weights" / "L2O-DM-1.json"
+    kept = record.read_bytes()
+    record.unlink()
+    waits = []
+    holding = checkpoint.held(again.work / "L2O-DM-1")
+    holding.__enter__()
+
+    def wait(seconds):
+        waits.append(seconds)
+        holding.__exit__(None, None, None)
+        record.write_bytes(kept)
+
+    monkeypatch.setattr(shared.time, "sleep", wait)
+    assert again.train("L2O-DM", 1).name == "L2O-DM"
+    assert waits == [10.0]
 
 
 def test_long_runs_of_other_weights_are_computed_anew(folder, monkeypatch):

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from l2o import checkpoint
 from l2o.curves import run_curves
-from l2o.errors import InterruptedRunError
+from l2o.errors import InterruptedRunError, InUseError
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.results import tuning_from_json, tuning_to_json
 from l2o.evaluation.tuning import Tuning, log_grid, tune
@@ -42,6 +42,10 @@ RULES: dict[str, Baseline] = {
     "SGD": Baseline(SGD, log_grid(2**-9, 2**2)),
 }
 """The hand-designed optimizers of figure 7 and their grids of learning rates."""
+
+
+_WAIT = 10.0
+"""Seconds between two looks at whether another process has finished."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,21 @@ class Shared:
     def train(self, name: str, seed: int) -> LearnedOptimizer:
         """The optimizer of a recipe and a meta-training seed, meta-trained now if nobody has yet.
 
+        While another process is at it, this one waits: several figures can be computed side by side.
+
         Raises:
             InterruptedRunError: a signal stopped it; everything so far is checkpointed.
         """
         path = self.folder / "weights" / f"{name}-{seed}.safetensors"
-        if path.exists() and path.with_suffix(".json").exists():
-            return load(path)
+        while not (path.exists() and path.with_suffix(".json").exists()):
+            try:
+                self._train(name, seed, path)
+            except InUseError as error:
+                self.console.print(f"{name}, seed {seed}: {error}; waiting")
+                time.sleep(_WAIT)
+        return load(path)
+
+    def _train(self, name: str, seed: int, path: Path) -> None:
         optimizer, method, plan = self.recipes[name].seeded(seed)
         family = self.recipes[name].family(self.preset)
         directory = self.work / f"{name}-{seed}"
@@ -159,7 +172,6 @@ class Shared:
             best=_finite(found.best.value),
         )
         _write_json(path.with_suffix(".json"), asdict(record))
-        return found.optimizer
 
     def record(self, name: str, seed: int) -> Trained:
         """The record of a meta-training that is done."""
