@@ -88,7 +88,7 @@ def test_training_on_the_mixture_with_random_lengths(tmp_path):
     assert main([*arguments, "--validation-measure", "log-ratio", "--out", "run"]) == 0
     card = l2o.load_card("run/weights.safetensors")
     assert card.training_tasks == "scale-core"
-    assert card.horizon == 12  # 2.5 windows of 5 steps on average, rounded to even
+    assert card.horizon == 11  # 2.5 windows of 3 + 2 (1 - exp(-3 / 2)) = 4.55 steps on average
     assert card.configuration["plan"]["horizon"] == {
         "windows": 1, "extra_windows": 1.5, "window": 3, "extra_steps": 2.0, "validation_steps": 5, "longest": 6
     }  # fmt: skip
