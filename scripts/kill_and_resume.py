@@ -1,10 +1,10 @@
 """Kills one meta-training with SIGKILL at many random moments and proves that it ends as if nothing had happened.
 
-A run of RNNprop on quadratics is made twice, each time by the same command in a process of its own (`--child`): once
-uninterrupted, and once as a chain in which every kill is followed by the same command, which goes on where the last
-checkpoint was taken. A divergence at any kill would propagate to the end, where sha256 of the best and last weights, of
-the meta-optimizer's moments, of what `metatrain` returned, of the validations and of the event log (it holds no times)
-must equal the uninterrupted run's.
+A run of RNNprop on perceptrons, which have several tensors, with a teacher that drives half of the trajectories, is made
+twice, each time by the same command in a process of its own (`--child`): once uninterrupted, and once as a chain in
+which every kill is followed by the same command, which goes on where the last checkpoint was taken. A divergence at any
+kill would propagate to the end, where sha256 of the best and last weights, of the meta-optimizer's moments, of what
+`metatrain` returned, of the validations and of the event log (it holds no times) must equal the uninterrupted run's.
 
 The kills are spread evenly: one random moment in each of as many equal parts of the run. A quarter of them are aimed at
 a checkpoint's save and a quarter at a validation. To be hit, the child says what it is at: it wraps `checkpoint.write`
@@ -46,7 +46,8 @@ DELAY = 0.05  # seconds by which the child delays what it announces, and each fs
 
 
 def train(trajectories: int, seed: int, directory: Path | None, *listeners: Callable) -> l2o.MetaTrained:
-    optimizer, family, method = l2o.RNNprop.lv(seed=seed), l2o.Quadratics(10), l2o.MetaLoss()
+    family = l2o.MLPClassifier(l2o.load_dataset("digits", "train"), hidden=(3,), batch=16)
+    optimizer, method = l2o.RNNprop.lv(seed=seed), l2o.Imitation(teachers={"adam": l2o.Adam(0.01)}, ratio=0.5)
     return l2o.metatrain(optimizer, family, method, plan(trajectories, seed), directory=directory, listeners=listeners)
 
 
@@ -56,7 +57,7 @@ def plan(trajectories: int, seed: int) -> l2o.Plan:
     every += every % HORIZON.windows == 0
     often = max(1, trajectories // 20)
     return l2o.Plan(
-        trajectories, HORIZON, 16, validate_every=often, validation_tasks=16, checkpoint_every=every, seed=seed
+        trajectories, HORIZON, 2, validate_every=often, validation_tasks=8, checkpoint_every=every, seed=seed
     )
 
 
