@@ -1,10 +1,11 @@
 """Kills one meta-training with SIGKILL at many random moments and proves that it ends as if nothing had happened.
 
 A run of RNNprop on perceptrons, which have several tensors, with a teacher that drives half of the trajectories, is
-made twice, each time by the same command in a process of its own (`--child`): once uninterrupted, and once as a chain in
-which every kill is followed by the same command, which goes on where the last checkpoint was taken. A divergence at any
-kill would propagate to the end, where sha256 of the best and last weights, of the meta-optimizer's moments, of what
-`metatrain` returned, of the validations and of the event log (it holds no times) must equal the uninterrupted run's.
+made twice, each time by the same command in a process of its own (`--child`): once uninterrupted, and once as a chain
+in which every kill is followed by the same command, which goes on where the last checkpoint was taken. A divergence at
+any kill would propagate to the end, where sha256 of the best and last weights, of the meta-optimizer's moments, of
+what `metatrain` returned, of the validations and of the event log (it holds no times) must equal the uninterrupted
+run's.
 
 The kills are spread evenly: one random moment in each of as many equal parts of the run. A quarter of them are aimed at
 a checkpoint's save and a quarter at a validation. To be hit, the child says what it is at: it wraps `checkpoint.write`
