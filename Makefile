@@ -31,7 +31,7 @@ demo: $(STAMP)  ## meta-train on the embedded digits, compare with tuned Adam, w
 	$(BIN)/l2o demo
 
 test: $(STAMP)  ## all tests but the slow ones, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --durations=5
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --durations=5
 
 test-slow: $(STAMP)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --slow

@@ -14,8 +14,6 @@ from l2o.experiments.optimizers_cubed import EXPERIMENTS, generalisation, mnist,
 from l2o.horizons import ConstantHorizon
 from l2o.metatrain import Plan
 
-pytestmark = pytest.mark.xdist_group("experiments")  # one process, so that the fixture runs once
-
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

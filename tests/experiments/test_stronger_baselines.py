@@ -18,8 +18,6 @@ from l2o.horizons import Curriculum
 from l2o.metatrain import MetaTrained, Validation
 from l2o.optimizers.weights import Card, load_card, save
 
-pytestmark = pytest.mark.xdist_group("stronger baselines")  # one process, so that the fixture runs once
-
 VERDICTS = {"fig2": 26, "fig3": 12, "fig5": 21, "fig6": 3, "fig7": 10, "logits": 8}
 
 
