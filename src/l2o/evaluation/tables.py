@@ -42,6 +42,11 @@ def cell_parts(cell: Cell) -> tuple[str, str]:
             return number(cell), ""
 
 
+def in_words(cell: Cell) -> str:
+    """A cell as one text."""
+    return " ".join(filter(None, cell_parts(cell)))
+
+
 def headings(rows: Sequence[Row]) -> list[str]:
     """The headings that all rows share.
 
@@ -68,5 +73,5 @@ def markdown(rows: Sequence[Row]) -> str:
     """
     columns = headings(rows)
     lines = [columns, ["---"] * len(columns)]
-    lines += [[" ".join(filter(None, cell_parts(row[column]))) for column in columns] for row in rows]
+    lines += [[in_words(row[column]) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)

@@ -177,8 +177,8 @@ class ReplicatedLosses:
             old = trees.select(self.states, owner)
             update, new = self.settings.optimizers[group](trees.join(grad=total), old)
             states |= trees.join(**{owner: trees.where_tasks(touched, new, old)})
-            for name, leaf in update.items():
-                params[name] = params[name] + _masked(touched, leaf)
+            here = {name: params[name] for name in update}
+            params |= trees.where_tasks(touched, trees.map_leaves(torch.add, here, update), here)
         return params, states
 
     def _batch(self, turn: int) -> Tree:

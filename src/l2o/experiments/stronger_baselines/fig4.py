@@ -13,7 +13,7 @@ from l2o.errors import InterruptedRunError
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.panels import plot_marks
 from l2o.evaluation.results import Shown, Tabled
-from l2o.evaluation.tables import cell_parts
+from l2o.evaluation.tables import in_words
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.stronger_baselines.optimizees import training_family
 from l2o.experiments.stronger_baselines.shared import Shared
@@ -151,7 +151,7 @@ def _table(length: int, marks: Mapping[int, LongRuns]) -> Tabled:
     rows: list[dict[str, str | float | None]] = [
         {
             "trajectories": f"{mark:,}",
-            "ln loss, last block": " ".join(filter(None, cell_parts(runs.interval()))),
+            "ln loss, last block": in_words(runs.interval()),
             "diverged": f"{int(runs.diverged.sum())} of {runs.runs}",
         }
         for mark, runs in marks.items()

@@ -11,8 +11,8 @@ import numpy as np
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.panels import plot_panels, plot_stages
 from l2o.evaluation.results import Shown, Tabled
-from l2o.evaluation.statistics import Array, Interval
-from l2o.evaluation.tables import cell_parts, number
+from l2o.evaluation.statistics import Array
+from l2o.evaluation.tables import in_words, number
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.stronger_baselines.optimizees import OPTIMIZEES
 from l2o.experiments.stronger_baselines.shared import RULES, Settings, Shared
@@ -195,7 +195,7 @@ class Page:
             rows.append(
                 {
                     "optimizer": name,
-                    "ln loss, last block": _in_words(runs.interval()),
+                    "ln loss, last block": in_words(runs.interval()),
                     "each seed": ", ".join(number(float(value)) for value in final.mean(1)),
                     "ln of the mean loss": number(float(np.log(losses.mean()))),
                     "lowest block": number(lowest),
@@ -268,7 +268,3 @@ class Page:
 
 def _deviation(values: Array) -> float:
     return float(values.std(ddof=1)) if np.isfinite(values).all() else math.inf
-
-
-def _in_words(interval: Interval) -> str:
-    return " ".join(filter(None, cell_parts(interval)))
