@@ -17,7 +17,7 @@ from l2o.schedules.base import ScheduleDrives
 from l2o.schedules.controllers import Controller
 from l2o.schedules.features import Features, MeasureFeatures
 from l2o.schedules.fixed import Recorded
-from l2o.tasks.alternate import AlternateFamily, Choice
+from l2o.tasks.alternate import AlternateFamily, Choice, Goal
 
 D = torch.float64
 
@@ -32,6 +32,7 @@ class Chain(AlternateFamily):
             losses=names,
             groups={name: (name,) for name in names},
             choices=[Choice(name, ((name, name),)) for name in names],
+            goal=Goal("error", at="last"),
         )
 
     def init(self, instance, rng):
@@ -43,15 +44,15 @@ class Chain(AlternateFamily):
         return (params[name] - ahead).square().sum() / 2
 
     def metrics(self, params, instance):
-        return {"end": params[f"x{len(self.groups) - 1}"][:, 0]}
+        return {"error": (params[f"x{len(self.groups) - 1}"][:, 0] - 1).square()}
 
 
 def run(schedule, steps, rng, *, family, driver=None):
     rules = {group: SGD(1.0) for group in family.groups}
-    process = ReplicatedLosses.start(family, Settings(rules, steps=steps, validate_every=1), rng, dtype=D)
+    process = ReplicatedLosses.start(family, Settings(rules, validate_every=1), rng, steps=steps, dtype=D)
     driver = driver or ScheduleDrives(schedule, rng)
     record = rollout(process, driver, driver.begin(), steps, record=schedule.reads)
-    return record, -(record.observations[-1]["metric/end"] - 1).square()
+    return record, -record.process.judgement.metrics["error"]
 
 
 def controller(width_names, choices=2, **options):

@@ -12,6 +12,7 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.optimizers.base import LearnedOptimizer
+from l2o.processes.judging import Judgement, Outcome
 from l2o.rng import Stream
 from l2o.tasks.alternate import AlternateFamily, Pair
 from l2o.trees import Tree
@@ -30,25 +31,27 @@ class Settings:
             optimizer step; "pair" gives every pair an optimizer of its own and sums their updates (the paper's equation
             1). They are the same for plain SGD alone; with Adam they are different training methods: L1 steps between
             steps on an error act as a penalty only where both share the moments.
-        steps: choices of a run: what `progress` is a share of.
         validate_every: steps between validations.
+        patience: validations without a better one after which a run is finished, or None.
+        collapse_after: the same choice so many times in a row ends a run as collapsed, or None.
         eager: measure every pair at every step, as the public code does, not only those of the choice taken. It costs
             about as much again for each pair.
     """
 
     optimizers: Mapping[str, LearnedOptimizer]
     optimizer_state: OptimizerState = "group"
-    steps: int = 1000
     validate_every: int = 10
+    patience: int | None = None
+    collapse_after: int | None = None
     eager: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer_state not in ("group", "pair"):
             raise ArgumentError(f"optimizer_state is {self.optimizer_state!r}; choose 'group' or 'pair'")
-        if min(self.steps, self.validate_every) < 1:
-            raise ArgumentError(
-                f"steps is {self.steps} and validate_every {self.validate_every}; both must be at least 1"
-            )
+        for name in ("validate_every", "patience", "collapse_after"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -56,96 +59,197 @@ class ReplicatedLosses:
     """A batch of tasks of an `AlternateFamily`, each under its own decisions.
 
     The action's leaf `choice` `[tasks]` says which of the family's choices each task takes. Every choice draws a fresh
-    minibatch, the same whatever is chosen: schedules meet the same data. A task whose loss or gradient is not finite is
-    dead from then on: it shows zeros, and its parameters stay as they are.
+    minibatch, the same whatever is chosen: schedules meet the same data. A task that is not RUNNING shows zeros, and
+    its parameters stay as they are: one whose loss, gradient or goal is not finite has DIVERGED, one without a better
+    validation for as long as its patience lasts is FINISHED, one that took one choice too often in a row COLLAPSED.
 
     It shows: `progress` `[tasks]`, the share of the run that is done; `loss/LOSS`, `gradient/LOSS:GROUP`, the norm of
     the gradient divided by the root of the group's size, and `age/LOSS`, steps since the loss was measured; a measure
     is that of the last step that used the pair, and all are taken once at the start. `metric/NAME` are those of the
-    last validation, and `validated` is 1 at a step that follows one.
+    last validation, `validated` is 1 at a step that follows one, and `cost` is that of all choices so far.
 
     Args:
         family: where the tasks come from.
         settings: how choices become updates.
+        steps: choices of a run: what `progress` is a share of.
         instance: the tasks' own data.
         params: current parameters, leaves `[tasks, ...]`.
         states: of the optimizers, leaves `OWNER/leaf` with the group, or LOSS:GROUP, as owner.
         measures: what it shows, `progress` aside.
+        judgement: what the validations have shown.
+        outcome: `[tasks]`, of `Outcome`.
+        repeats: `[tasks, 2]`, the last choice and how often in a row it was taken.
         rng: the run's stream.
         step: choices taken so far.
-        alive: `[tasks]` bool.
     """
 
     family: AlternateFamily
     settings: Settings
+    steps: int
     instance: Tree
     params: Tree
     states: Tree
     measures: Tree
+    judgement: Judgement
+    outcome: Tensor
+    repeats: Tensor
     rng: Stream
     step: int
-    alive: Tensor
 
     @classmethod
     def start(
-        cls, family: AlternateFamily, settings: Settings, rng: Stream, *, dtype: torch.dtype = torch.float32
+        cls,
+        family: AlternateFamily,
+        settings: Settings,
+        rng: Stream,
+        *,
+        steps: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> "ReplicatedLosses":
-        """Draws the tasks of the stream and their initial parameters, and measures everything once."""
+        """Draws the tasks of the stream and their initial parameters, and measures everything once.
+
+        Raises:
+            ArgumentError: a group has no optimizer, or the family no metric of its goal's name.
+        """
+        if steps < 1:
+            raise ArgumentError(f"steps is {steps}; a run takes at least 1")
         missing = {group for _, group in family.pairs} - settings.optimizers.keys()
         if missing:
             raise ArgumentError(
                 f"no optimizer for {', '.join(sorted(missing))}; there are {', '.join(settings.optimizers) or 'none'}"
             )
-        instance = trees.to(family.sample(rng.child("instance")), "cpu", dtype)
-        params = trees.to(family.init(instance, rng.child("init")), "cpu", dtype)
-        tasks = len(rng.tasks)
+        instance = trees.to(family.sample(rng.child("instance")), device, dtype)
+        params = trees.to(family.init(instance, rng.child("init")), device, dtype)
         states: Tree = {}
         for pair in family.pairs:
             owner = _owner(pair, settings)
             group = {name: params[name] for name in family.groups[pair[1]]}
             fresh = settings.optimizers[pair[1]].init_state(group, rng.child("optimizer"))
             states |= {f"{owner}/{name}": leaf for name, leaf in fresh.items()}
-        alive = torch.ones(tasks, dtype=torch.bool)
-        process = cls(family, settings, instance, params, states, {}, rng, 0, alive)
-        everyone = dict.fromkeys(family.pairs, alive)
-        measured, _, finite = process._measure(everyone, 0)
-        return replace(process, measures=measured | process._metrics(), alive=alive & finite)
+        metrics = family.metrics(params, instance)
+        if family.goal.metric not in metrics:
+            raise ArgumentError(
+                f"{family.name} is judged by {family.goal.metric!r} and has the metrics {', '.join(metrics) or 'none'}"
+            )
+        everyone = torch.ones(len(rng.tasks), dtype=torch.bool, device=device)
+        outcome = torch.where(torch.isfinite(metrics[family.goal.metric]), Outcome.RUNNING, Outcome.DIVERGED)
+        process = cls(
+            family, settings, steps, instance, params, states, {}, Judgement.of(metrics, family.goal), outcome,
+            torch.zeros(len(everyone), 2, dtype=torch.int64, device=device), rng, 0,
+        )  # fmt: skip
+        measures, _, finite = process._measure(dict.fromkeys(family.pairs, everyone), 0)
+        first = next(iter(params.values()))
+        none = torch.zeros(len(everyone), dtype=first.dtype, device=device)
+        measures |= {"cost": none, "validated": none + 1, **trees.join(metric=metrics)}
+        return replace(process, measures=measures, outcome=_ended(outcome, ~finite, Outcome.DIVERGED))
+
+    @property
+    def alive(self) -> Tensor:
+        return self.outcome == Outcome.RUNNING
+
+    @property
+    def survivors(self) -> Tensor:
+        return self.alive
 
     def observe(self) -> tuple[Tree, Tree]:
-        first = next(iter(self.params.values()))
-        progress = torch.full((len(self.alive),), self.step / self.settings.steps, dtype=first.dtype)
-        shown = {name: torch.where(self.alive, leaf, 0.0) for name, leaf in self.measures.items()}
-        total = torch.stack([shown[f"loss/{name}"] for name in self.family.loss_names]).sum(0)
-        return {"progress": progress, **shown}, {"loss": total, "alive": self.alive}
+        alive = self.alive
+        progress = torch.full_like(self.measures["validated"], self.step / self.steps)
+        shown = {name: torch.where(alive, leaf, 0.0) for name, leaf in self.measures.items()}
+        total = torch.stack(list(trees.select(shown, "loss").values())).sum(0)
+        return {"progress": progress, **shown}, {"loss": total}
 
     def apply(self, action: Action) -> "ReplicatedLosses":
-        choice = action["choice"]
-        choices = self.family.choices
-        params, states, alive = self.params, self.states, self.alive
+        choice, choices = action["choice"], self.family.choices
+        alive, after = self.alive, self
         measures = {name: leaf + 1 if name.startswith("age/") else leaf for name, leaf in self.measures.items()}
+        costs = torch.tensor([entry.repeat * entry.cost for entry in choices]).to(measures["cost"])
+        measures["cost"] = measures["cost"] + torch.where(alive, costs[choice], 0.0)
+        after = replace(self, measures=measures)
         for turn in range(max(entry.repeat for entry in choices)):
-            used = {
-                pair: alive & torch.isin(choice, _places(choices, pair, turn)) for pair in self.family.pairs
-            }  # [tasks] each
-            if not any(bool(mask.any()) for mask in used.values()):
-                break
-            here = replace(self, params=params, states=states, measures=measures, alive=alive)
-            measures, grads, finite = here._measure(used, turn)
-            alive = alive & finite
-            params, states = here._updated({pair: mask & finite for pair, mask in used.items()}, grads)
-        after = replace(self, params=params, states=states, measures=measures, alive=alive, step=self.step + 1)
-        due = after.step % self.settings.validate_every == 0
-        fresh = after._metrics() if due else {"validated": torch.zeros_like(self.measures["validated"])}
-        return replace(after, measures=measures | fresh)
+            after = after._turn(choice, turn)
+        same = choice == self.repeats[:, 0]
+        repeats = torch.stack([choice, torch.where(same, self.repeats[:, 1] + 1, 1)], dim=1)
+        outcome = after.outcome
+        if self.settings.collapse_after is not None:
+            outcome = _ended(outcome, repeats[:, 1] > self.settings.collapse_after, Outcome.COLLAPSED)
+        after = replace(after, outcome=outcome, repeats=repeats, step=self.step + 1)
+        if after.step % self.settings.validate_every == 0 or after.step == self.steps:
+            return after._validated()
+        return replace(after, measures=after.measures | {"validated": torch.zeros_like(measures["validated"])})
+
+    def snapshot(self) -> Tree:
+        """What the stream cannot redraw, for a checkpoint."""
+        return {
+            **trees.join(
+                params=self.params, states=self.states, measures=self.measures, judgement=self.judgement.tree()
+            ),
+            "outcome": self.outcome,
+            "repeats": self.repeats,
+        }
+
+    def restored(self, snapshot: Tree, step: int) -> "ReplicatedLosses":
+        """This run at the step at which `snapshot` was taken; leaves come in the order that they have here."""
+        found = {
+            kind: {name: snapshot[f"{kind}/{name}"] for name in getattr(self, kind)}
+            for kind in ("params", "states", "measures")
+        }
+        judgement = {name: snapshot[f"judgement/{name}"] for name in self.judgement.tree()}
+        return replace(
+            self,
+            **found,
+            judgement=Judgement.from_tree(judgement),
+            outcome=snapshot["outcome"],
+            repeats=snapshot["repeats"],
+            step=step,
+        )
+
+    def _turn(self, choice: Tensor, turn: int) -> "ReplicatedLosses":
+        """After one update of each task, all at the same parameters; a task whose choice has had its turns rests."""
+        choices, alive = self.family.choices, self.alive
+        acting = {
+            pair: alive & torch.isin(choice, _places(choices, pair, turn).to(choice)) for pair in self.family.pairs
+        }  # [tasks] each
+        used = {pair: mask for pair, mask in acting.items() if bool(mask.any())}
+        own = [
+            (entry.update, alive & (choice == number))
+            for number, entry in enumerate(choices)
+            if entry.update is not None and turn < entry.repeat and bool((alive & (choice == number)).any())
+        ]
+        if not used and not own:
+            return self
+        measures, grads, finite = self._measure(acting if self.settings.eager else used, turn)
+        params, states = self._stepped({pair: mask & finite for pair, mask in used.items()}, grads)
+        for name, mask in own:
+            fresh = torch.func.vmap(lambda p, i, b, name=name: self.family.updated(name, p, i, b))(
+                self.params, self.instance, self._batch(turn)
+            )
+            finite = finite & (~mask | trees.finite_tasks(fresh))
+            params |= trees.where_tasks(mask & finite, fresh, {leaf: params[leaf] for leaf in fresh})
+        outcome = _ended(self.outcome, ~finite, Outcome.DIVERGED)
+        return replace(self, params=params, states=states, measures=measures, outcome=outcome)
+
+    def _validated(self) -> "ReplicatedLosses":
+        """After a validation."""
+        metrics = self.family.metrics(self.params, self.instance)
+        outcome = _ended(self.outcome, ~torch.isfinite(metrics[self.family.goal.metric]), Outcome.DIVERGED)
+        alive = outcome == Outcome.RUNNING
+        judgement = self.judgement.after(metrics, self.family.goal, self.step, alive)
+        if self.settings.patience is not None:
+            outcome = _ended(outcome, judgement.waited >= self.settings.patience, Outcome.FINISHED)
+        shown = {
+            f"metric/{name}": torch.where(alive, leaf, self.measures[f"metric/{name}"])
+            for name, leaf in metrics.items()
+        }
+        measures = self.measures | shown | {"validated": torch.ones_like(self.measures["validated"])}
+        return replace(self, measures=measures, judgement=judgement, outcome=outcome)
 
     def _measure(self, used: Mapping[Pair, Tensor], turn: int) -> tuple[Tree, dict[Pair, Tree], Tensor]:
         """Measures with those of the pairs in use renewed, the gradients of these pairs, and who is still finite."""
         batch = self._batch(turn)
         measures, grads = dict(self.measures), {}
-        finite = torch.ones_like(self.alive)
+        finite = torch.ones_like(self.outcome, dtype=torch.bool)
         for pair, mask in used.items():
-            if not (self.settings.eager or bool(mask.any())):
-                continue
             values, grad = self.family.pair_value_and_grad(pair, self.params, self.instance, batch)
             size = math.sqrt(self.family.group_size(pair[1], self.params))
             finite &= ~mask | (torch.isfinite(values) & trees.finite_tasks(grad))
@@ -160,19 +264,18 @@ class ReplicatedLosses:
             grads[pair] = grad
         return measures, grads, finite
 
-    def _updated(self, used: Mapping[Pair, Tensor], grads: Mapping[Pair, Tree]) -> tuple[Tree, Tree]:
+    def _stepped(self, used: Mapping[Pair, Tensor], grads: Mapping[Pair, Tree]) -> tuple[Tree, Tree]:
         """Parameters and optimizer states after one update, all gradients taken at the same parameters."""
         owners: dict[str, list[Pair]] = {}
-        for pair, mask in used.items():
-            if bool(mask.any()):
-                owners.setdefault(_owner(pair, self.settings), []).append(pair)
+        for pair in used:
+            owners.setdefault(_owner(pair, self.settings), []).append(pair)
         params, states = dict(self.params), dict(self.states)
         for owner, pairs in owners.items():
             group = pairs[0][1]
-            total = {
-                name: torch.stack([_masked(used[pair], grads[pair][name]) for pair in pairs]).sum(0)
-                for name in self.family.groups[group]
-            }
+            total = grads[pairs[0]]
+            if len(pairs) > 1:
+                masked = [trees.map_leaves(lambda leaf, m=used[p]: _masked(m, leaf), grads[p]) for p in pairs]
+                total = {name: torch.stack([grad[name] for grad in masked]).sum(0) for name in total}
             touched = torch.stack([used[pair] for pair in pairs]).any(0)
             old = trees.select(self.states, owner)
             update, new = self.settings.optimizers[group](trees.join(grad=total), old)
@@ -187,14 +290,10 @@ class ReplicatedLosses:
         indices = self.family.batch_indices(self.instance, stream.at(step=self.step))
         return trees.to(self.family.gather(indices), leaf.device, leaf.dtype)
 
-    def _metrics(self) -> Tree:
-        metrics = {f"metric/{name}": leaf for name, leaf in self.family.metrics(self.params, self.instance).items()}
-        old = {name: self.measures.get(name, leaf) for name, leaf in metrics.items()}
-        first = next(iter(self.params.values()))
-        return {
-            **{name: torch.where(torch.isfinite(leaf), leaf, old[name]) for name, leaf in metrics.items()},
-            "validated": torch.ones(len(self.alive), dtype=first.dtype),
-        }
+
+def _ended(outcome: Tensor, which: Tensor, how: Outcome) -> Tensor:
+    """The outcomes where those of `which` that were running have ended."""
+    return torch.where(which & (outcome == Outcome.RUNNING), int(how), outcome)
 
 
 def _owner(pair: Pair, settings: Settings) -> str:

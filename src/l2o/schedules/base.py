@@ -1,7 +1,7 @@
 """A schedule: an agent whose action is a distribution over choices; and how a decision is made of it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,6 +16,9 @@ from l2o.trees import Tree
 Execution = Literal["sample", "greedy", "dither"]
 """How a distribution becomes a decision: drawn; the likeliest; or the choice that is most in arrears, which keeps the
 rates without chance."""
+
+_BLOCK = 256
+"""Steps whose random numbers are drawn at once: a generator for each task and step would cost more than a decision."""
 
 
 class Schedule(Agent, ABC):
@@ -68,6 +71,7 @@ class ScheduleDrives:
     schedule: Schedule
     rng: Stream
     execution: Execution = "sample"
+    _drawn: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.execution not in ("sample", "greedy", "dither"):
@@ -102,7 +106,15 @@ class ScheduleDrives:
             due = arrears + probabilities
             choice = due.argmax(1)
             return choice, due - torch.nn.functional.one_hot(choice, logs.shape[1])
-        draw = self.rng.child("decision").at(step=step).uniform().to(probabilities)  # [tasks]
+        draw = self._draw(step).to(probabilities)  # [tasks]
         passed = probabilities.cumsum(1) <= draw[:, None] * probabilities.sum(1, keepdim=True)
         last = (probabilities > 0).long().cumsum(1).argmax(1)  # rounding must not lead past what is possible
         return torch.minimum(passed.sum(1), last), arrears
+
+    def _draw(self, step: int) -> Tensor:
+        """The step's uniform numbers, `[tasks]`."""
+        block, place = divmod(step, _BLOCK)
+        if block not in self._drawn:
+            self._drawn.clear()
+            self._drawn[block] = self.rng.child("decision").at(step=block).uniform((_BLOCK,))
+        return self._drawn[block][:, place]

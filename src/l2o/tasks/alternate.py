@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class Choice:
         name: for people.
         pairs: (loss, group), each once.
         repeat: so many updates in a row, each on a minibatch of its own; at least 1.
+        update: name of an update of the family's own, made at the same parameters as the pairs, or None: a step in
+            closed form, for instance.
+        cost: what one of these updates costs, in any unit; the run adds it up.
 
     Example:
         >>> Choice("generator", (("adversarial", "generator"),), repeat=4).repeat
@@ -31,14 +35,66 @@ class Choice:
     """
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...] = ()
     repeat: int = 1
+    update: str | None = None
+    cost: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.pairs or len(set(self.pairs)) < len(self.pairs):
-            raise ArgumentError(f"choice {self.name!r} has pairs {self.pairs}; give at least one, and each once")
+        if not (self.pairs or self.update) or len(set(self.pairs)) < len(self.pairs):
+            raise ArgumentError(
+                f"choice {self.name!r} has pairs {self.pairs} and update {self.update}; give at least one pair, each "
+                "once, or an update"
+            )
         if self.repeat < 1:
             raise ArgumentError(f"choice {self.name!r} repeats {self.repeat} times; it must be at least 1")
+        if not 0 <= self.cost < float("inf"):
+            raise ArgumentError(f"choice {self.name!r} costs {self.cost}; it must be finite and not negative")
+
+
+def every_subset(pairs: Sequence[Pair]) -> tuple[Choice, ...]:
+    """A choice for each way to take some of the pairs, but not none: the whole decision matrix.
+
+    Pair i is in choice j where bit i of j + 1 is set, as `Controller(decisions="independent")` counts them.
+
+    Args:
+        pairs: 1 to 10 of them.
+
+    Example:
+        >>> [choice.name for choice in every_subset([("mse", "model"), ("l1", "model")])]
+        ['mse:model', 'l1:model', 'mse:model + l1:model']
+
+    Source: AutoLoss (Xu et al. 2019), equation 1.
+    """
+    if not 1 <= len(pairs) <= 10:
+        raise ArgumentError(f"{len(pairs)} pairs have {2 ** len(pairs) - 1} subsets; pass 1 to 10 pairs")
+    subsets = [
+        tuple(pair for place, pair in enumerate(pairs) if number >> place & 1) for number in range(1, 2 ** len(pairs))
+    ]
+    return tuple(Choice(" + ".join(map(":".join, subset)), subset) for subset in subsets)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a run is judged by: one of its family's metrics.
+
+    Args:
+        metric: its name.
+        better: "lower" or "higher".
+        at: "best" judges a run by its best validation, the one whose parameters would be kept; "last" by its last.
+
+    Source: AutoLoss (Xu et al. 2019) writes the last parameters; its public code takes the best.
+    """
+
+    metric: str
+    better: Literal["lower", "higher"] = "lower"
+    at: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.better not in ("lower", "higher") or self.at not in ("best", "last"):
+            raise ArgumentError(
+                f"better is {self.better!r} and at {self.at!r}; choose 'lower' or 'higher', and 'best' or 'last'"
+            )
 
 
 class AlternateFamily(TaskFamily, ABC):
@@ -51,14 +107,23 @@ class AlternateFamily(TaskFamily, ABC):
         losses: names of the losses.
         groups: name of each group to the names of its parameters; groups may overlap.
         choices: the admissible actions, in the order in which schedules count them.
+        goal: what a run is judged by.
+        updates: names of the family's own updates.
     """
 
     def __init__(
-        self, *, losses: Sequence[str], groups: Mapping[str, Sequence[str]], choices: Sequence[Choice]
+        self,
+        *,
+        losses: Sequence[str],
+        groups: Mapping[str, Sequence[str]],
+        choices: Sequence[Choice],
+        goal: Goal,
+        updates: Sequence[str] = (),
     ) -> None:
         self.loss_names = tuple(losses)
         self.groups = {name: tuple(parameters) for name, parameters in groups.items()}
         self.choices = tuple(choices)
+        self.goal = goal
         if not self.choices:
             raise ArgumentError("choices is empty; a schedule needs at least one")
         for choice in self.choices:
@@ -69,6 +134,9 @@ class AlternateFamily(TaskFamily, ABC):
                 if group not in self.groups:
                     known = ", ".join(self.groups)
                     raise ArgumentError(f"choice {choice.name!r} names the group {group!r}; there are {known}")
+            if choice.update is not None and choice.update not in updates:
+                known = ", ".join(updates) or "none"
+                raise ArgumentError(f"choice {choice.name!r} names the update {choice.update!r}; there are {known}")
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -78,6 +146,14 @@ class AlternateFamily(TaskFamily, ABC):
     @abstractmethod
     def loss_named(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """One of the losses of ONE task, a scalar: leaves without the tasks axis. Pure, and usable under vmap."""
+
+    def updated(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tree:
+        """New values of some parameters of ONE task, by one of the family's own updates. Pure, and usable under vmap.
+
+        A family that names updates gives this.
+        """
+        del params, instance, batch
+        raise ArgumentError(f"{type(self).__name__} names the update {name!r} and does not give `updated`")
 
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """The sum of all losses."""

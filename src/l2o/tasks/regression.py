@@ -8,7 +8,7 @@ from torch import Tensor
 
 from l2o.errors import ArgumentError
 from l2o.rng import Stream
-from l2o.tasks.alternate import AlternateFamily, Choice, Pair
+from l2o.tasks.alternate import AlternateFamily, Choice, Goal, Pair
 from l2o.trees import Tree
 
 PARTS = ("controller train", "controller validation", "train", "validation", "test")
@@ -62,6 +62,7 @@ class QuadraticRegression(AlternateFamily):
             losses=("mse", "l1"),
             groups={"model": ("b", "A")},
             choices=(Choice("mse", (("mse", "model"),)), Choice("l1", (("l1", "model"),))),
+            goal=Goal("validation"),
         )
         self.name = f"quadratic-regression-{dimensions}d-l1-{penalty:g}-{purpose}"
         self.penalty, self.dimensions = penalty, dimensions
