@@ -14,16 +14,17 @@ from l2o.curves import log_ratios, run_curves
 from l2o.errors import ArgumentError, CheckpointError, DivergedError, HorizonError, InUseError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaRMSprop, snapshot
-from l2o.metatrain import Plan, metatrain
+from l2o.metatrain import metatrain
 from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
+from l2o.optimizers.architectures import load
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
-from l2o.optimizers.weights import load
+from l2o.outer_loop import Plan
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.functions import BenchmarkFunction

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -79,6 +79,16 @@ class Agent(nn.Module, ABC):
     actions is `[tasks, ...]`; tasks never influence each other.
     """
 
+    kind: ClassVar[str]
+    """What it is: "optimizer" or "schedule"."""
+
+    name: str
+    """What reports and cards call it."""
+
+    horizon: int | None = None
+    """Steps of the longest trajectory it was meta-trained on, or of an average one where lengths were random; None if
+    unknown, or without meta-training."""
+
     reads: ClassVar[frozenset[str]] = frozenset({"grad"})
     """The kinds of observation leaves it looks at: of "grad", "loss", "params"."""
 
@@ -89,6 +99,15 @@ class Agent(nn.Module, ABC):
     def cell(self) -> CellSpec | None:
         """The network that kernels can run for it; None: only its own PyTorch code can."""
         return None
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments that rebuild it, meta-parameters aside, in JSON."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """An agent of the configuration, its meta-parameters fresh."""
+        return cls(**config)
 
     @abstractmethod
     def init_state(self, params: Tree, rng: Stream) -> Tree:

@@ -13,7 +13,8 @@ class Process(Protocol):
 
     `observe` gives two trees: what the agent sees, and what only the method sees. The second holds at least
     `loss` `[tasks]`, the clean loss, and `metagrad/<name>`, the gradient that a meta-loss differentiates. Both trees
-    hold finite numbers only: a task that is not `alive` shows zeros.
+    hold finite numbers only: a task that is not `alive` shows zeros. A process that only schedules drive
+    has no meta-gradient to show.
     """
 
     @property
@@ -27,4 +28,17 @@ class Process(Protocol):
 
     def apply(self, action: Action) -> Self:
         """The process after the action."""
+        ...
+
+    @property
+    def survivors(self) -> Tensor:
+        """Which tasks were alive when they were last measured: `[tasks]` bool. Costs nothing."""
+        ...
+
+    def snapshot(self) -> Tree:
+        """What the random streams cannot redraw, for a checkpoint."""
+        ...
+
+    def restored(self, snapshot: Tree, step: int) -> Self:
+        """This process, at its start, taken to the step at which `snapshot` was taken."""
         ...

@@ -12,7 +12,7 @@ from l2o.evaluation.verdicts import read_verdicts
 from l2o.experiments import demo
 from l2o.experiments.optimizers_cubed import EXPERIMENTS, generalisation, mnist, quadratics
 from l2o.horizons import ConstantHorizon
-from l2o.metatrain import Plan
+from l2o.outer_loop import Plan
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from l2o.experiments.stronger_baselines import EXPERIMENTS, optimizees, recipes,
 from l2o.experiments.stronger_baselines.page import Page
 from l2o.experiments.stronger_baselines.shared import Shared
 from l2o.horizons import Curriculum
-from l2o.metatrain import MetaTrained, Validation
-from l2o.optimizers.weights import Card, load_card, save
+from l2o.metatrain import MetaTrained
+from l2o.outer_loop import Validation
+from l2o.weights import Card, load_card, save
 
 VERDICTS = {"fig2": 26, "fig3": 12, "fig5": 21, "fig6": 3, "fig7": 10, "logits": 8}
 

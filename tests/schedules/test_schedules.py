@@ -7,7 +7,7 @@ import torch
 from l2o.errors import ArgumentError
 from l2o.rng import Stream
 from l2o.schedules.base import Schedule, ScheduleDrives
-from l2o.schedules.fixed import ConstantRates, InTurn, Recorded, Threshold, certain
+from l2o.schedules.fixed import ConstantRates, InTurn, RatesInTime, Recorded, Threshold, certain
 
 
 def decisions(schedule, steps, tasks=4, execution="sample", observation=None):
@@ -60,6 +60,13 @@ def test_a_threshold_compares_losses():
     assert decisions(rule, 1, observation=losses)[0].tolist() == [0, 1, 0, 1]
 
 
+def test_rates_in_time_follow_the_progress_of_the_run():
+    schedule = RatesInTime([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    seen = {"progress": torch.tensor([0.0, 0.3, 0.34, 0.67, 1.0])}
+    found = schedule(seen, schedule.begin(5))[0]["log_probability"].exp()
+    assert found.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]]
+
+
 def test_a_record_ends():
     record = Recorded(torch.tensor([1, 0]), 2)
     assert decisions(record, 2, tasks=2).tolist() == [[1, 1], [0, 0]]
@@ -78,6 +85,9 @@ def test_the_log_probability_of_a_decision_is_that_of_what_was_taken():
 def test_rounding_never_draws_what_is_impossible():
     class Nearly(Schedule):
         name = "nearly"
+
+        def config(self):
+            return {"choices": self.choices}
 
         def begin(self, tasks):
             return {"tasks": torch.zeros(tasks)}
@@ -98,6 +108,8 @@ def test_rounding_never_draws_what_is_impossible():
         (lambda: ConstantRates((-0.5, 1.5)), "must be >= 0"),
         (lambda: Recorded(torch.tensor([0, 2]), 2), "name choice 2; there are 2"),
         (lambda: Recorded(torch.zeros(0), 2), "decisions have shape"),
+        (lambda: Recorded([[0, 1]], 2).begin(3), "the record is of 2 runs; 3 cannot follow"),
+        (lambda: RatesInTime([[0.5, 0.5], [1.0, 0.5]]), "a row of rates is"),
         (lambda: ScheduleDrives(InTurn((0,)), Stream(0), "often"), "execution is 'often'"),  # pyright: ignore
     ],
 )

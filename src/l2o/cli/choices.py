@@ -10,7 +10,7 @@ from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import log_grid
 from l2o.experiments import optimizers_cubed, stronger_baselines
 from l2o.experiments.study import BASELINES, Baseline, Experiment
-from l2o.methods.base import Method
+from l2o.methods.base import OptimizerMethod
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
 from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
@@ -82,7 +82,7 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
 }
 """Learned optimizers by name, from a seed of their initial meta-parameters."""
 
-METHODS: dict[str, Callable[[Weights, Objective], Method]] = {
+METHODS: dict[str, Callable[[Weights, Objective], OptimizerMethod]] = {
     "meta-loss": lambda weights, objective: MetaLoss(weights=weights, objective=objective),
     "unrolled": lambda weights, objective: Unrolled(weights=weights, objective=objective),
     "self-improving": lambda weights, objective: SelfImproving(weights=weights, objective=objective),

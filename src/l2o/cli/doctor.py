@@ -13,9 +13,10 @@ from l2o.events import Event
 from l2o.horizons import ConstantHorizon
 from l2o.kernels.select import VARIABLE, available
 from l2o.meta_optimizer import MetaAdam, snapshot
-from l2o.metatrain import Plan, metatrain
+from l2o.metatrain import metatrain
 from l2o.methods.meta_loss import MetaLoss
 from l2o.optimizers.dm import L2ODM
+from l2o.outer_loop import Plan
 from l2o.provenance import machine, package_version, source_commit
 from l2o.tasks.data import DATASETS
 from l2o.tasks.data.catalogue import FOLDERS

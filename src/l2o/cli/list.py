@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.cli import choices
-from l2o.optimizers.weights import load_card, shipped
 from l2o.tasks.data import DATASETS
+from l2o.weights import load_card, shipped
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from l2o import checkpoint
 from l2o.cli import choices
 from l2o.errors import ArgumentError
 from l2o.kernels.select import available
+from l2o.optimizers.architectures import ARCHITECTURES, load
 from l2o.optimizers.base import LearnedOptimizer
-from l2o.optimizers.weights import ARCHITECTURES, load
 from l2o.provenance import machine, package_version, source_commit
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import Split

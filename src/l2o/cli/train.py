@@ -13,9 +13,10 @@ from l2o.cli.options import INTERRUPTED, save_configuration
 from l2o.cli.train_options import HorizonOptions, MetaOptimizerOptions, MethodOptions, TrainingTaskOptions
 from l2o.events import Listener, TensorBoard
 from l2o.experiments.study import draw_meta_training
-from l2o.metatrain import Plan, metatrain
-from l2o.optimizers.weights import save
+from l2o.metatrain import metatrain
+from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
+from l2o.weights import save
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from l2o.cli.options import TaskOptions, refuse_unused, rule
 from l2o.errors import ArgumentError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
-from l2o.methods.base import Method
+from l2o.methods.base import OptimizerMethod
 from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation, Order
 from l2o.methods.meta_loss import Objective, Weights
 from l2o.methods.self_improving import SelfImproving
@@ -60,7 +60,7 @@ class MethodOptions:
     fade: int = 100
     """Trajectories after which the helpers of self-improving take no more steps."""
 
-    def made(self) -> Method:
+    def made(self) -> OptimizerMethod:
         """The method that the options describe."""
         teachers = {name: rule(name) for name in self.teachers}
         if len(teachers) < len(self.teachers):

@@ -8,9 +8,9 @@ from l2o.evaluation.compare import Comparison
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.study import Study, as_configuration, baseline_name
 from l2o.meta_optimizer import MetaAdam
-from l2o.metatrain import Plan
 from l2o.methods.meta_loss import MetaLoss
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.outer_loop import Plan
 from l2o.tasks.data import load_dataset
 from l2o.tasks.mlp import MLPClassifier
 

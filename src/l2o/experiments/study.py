@@ -19,16 +19,18 @@ from l2o.evaluation.statistics import Metric
 from l2o.evaluation.tuning import Rule, Tuning, log_grid, tune_all
 from l2o.evaluation.verdicts import Verdict, write_verdicts
 from l2o.kernels.select import backends_in_words
-from l2o.metatrain import MetaTrained, Plan, metatrain
-from l2o.methods.base import Method
+from l2o.metatrain import MetaTrained, metatrain
+from l2o.methods.base import OptimizerMethod
 from l2o.methods.meta_loss import Objective
+from l2o.optimizers.architectures import load
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adam, Momentum, Nesterov, RMSprop
-from l2o.optimizers.weights import load, load_card, save
+from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
 from l2o.provenance import machine, source_commit
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.weights import load_card, save
 
 METRICS: tuple[Metric, ...] = ("final", "area")
 """What baselines are tuned for, each with its own learning rate, and what verdicts compare."""
@@ -99,7 +101,7 @@ class Study:
         )
 
     def train(
-        self, name: str, optimizer: LearnedOptimizer, family: TaskFamily, method: Method, plan: Plan
+        self, name: str, optimizer: LearnedOptimizer, family: TaskFamily, method: OptimizerMethod, plan: Plan
     ) -> LearnedOptimizer:
         """Meta-trains, resuming if it was stopped before; saves weights, card, event log and a figure.
 

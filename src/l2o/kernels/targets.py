@@ -52,23 +52,3 @@ class Squared:
 
     def arrays(self) -> tuple[Tensor, Tensor | None]:
         return self.targets, self.weights.expand_as(self.targets)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """sum_t weight_t log p_t(choice_t): what was decided, weighted, for actions that are log-probabilities of choices.
-
-    Args:
-        choices: `[steps, tasks]`, counted from 0.
-        weights: the same shape, or one that broadcasts to it: advantages, for a policy gradient.
-    """
-
-    choices: Tensor
-    weights: Tensor
-
-    def value(self, step: int, action: Tensor, coordinates: slice) -> Tensor:
-        taken = action.gather(1, self.choices[step][:, None])[:, 0]
-        return (self.weights.expand_as(self.choices)[step] * taken).sum()
-
-    def arrays(self) -> None:
-        return None

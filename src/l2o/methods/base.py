@@ -1,22 +1,30 @@
 """Methods: how a meta-gradient is got from a trajectory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from l2o.agent import Agent
 from l2o.optimizers.base import LearnedOptimizer
+from l2o.process import Process
 from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
 from l2o.rollout import States
 from l2o.trees import Tree
 
+AgentT = TypeVar("AgentT", bound=Agent)
+ProcessT = TypeVar("ProcessT", bound=Process)
+
 
 @dataclass(frozen=True)
-class Trajectory:
-    """A batch of tasks on its way, and the states of those who drive it."""
+class Trajectory(Generic[ProcessT]):
+    """A batch of tasks on its way, and the states of those who drive it.
 
-    process: Optimizee
+    A state named "memory" is handed on to the next trajectory: what a method remembers from one to the next.
+    """
+
+    process: ProcessT
     states: States
 
 
@@ -29,15 +37,17 @@ class Estimate:
         value: the meta-loss over the window, mean over the tasks alive; not finite if none is.
         moments: name of the kind of loss, whose moments in the meta-optimizer this gradient belongs to.
         diagnostics: further numbers for the event log.
+        then: gives another estimate from the same window, once this one's step is taken; None if there is none.
     """
 
     gradient: Tree
     value: float
     moments: str
     diagnostics: dict[str, float] = field(default_factory=dict)
+    then: "Callable[[], Estimate] | None" = None
 
 
-class Method(ABC):
+class Method(ABC, Generic[AgentT, ProcessT]):
     """One way to get meta-gradients: who drives a rollout, and what is asked of the replay."""
 
     name: str
@@ -61,11 +71,31 @@ class Method(ABC):
         """An error if its settings do not fit a horizon of so many stages. Called before anything runs."""
         del stages
 
-    def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
+    @abstractmethod
+    def begin(self, agent: AgentT, process: ProcessT, rng: Stream, /, *, stage: int = 0) -> Trajectory[ProcessT]:
         """A trajectory at its start, in a stage of the horizon."""
-        del stage
-        return Trajectory(process, {"agent": optimizer.init_state(process.params, rng.child("agent"))})
 
     @abstractmethod
-    def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
-        """Runs the next `steps` inner steps: the estimate, and the trajectory after them, detached."""
+    def window(
+        self, agent: AgentT, trajectory: Trajectory[ProcessT], steps: int, /
+    ) -> tuple[Estimate | None, Trajectory[ProcessT]]:
+        """Runs the next `steps` steps: the estimate, and the trajectory after them, detached.
+
+        The estimate is None where there is nothing to step on yet.
+        """
+
+
+class OptimizerMethod(Method[LearnedOptimizer, Optimizee], ABC):
+    """A method for learned optimizers, with the learned optimizer's own state alone unless it says otherwise."""
+
+    def begin(
+        self, agent: LearnedOptimizer, process: Optimizee, rng: Stream, /, *, stage: int = 0
+    ) -> Trajectory[Optimizee]:
+        del stage
+        return Trajectory(process, {"agent": agent.init_state(process.params, rng.child("agent"))})
+
+    @abstractmethod
+    def window(
+        self, agent: LearnedOptimizer, trajectory: Trajectory[Optimizee], steps: int, /
+    ) -> tuple[Estimate, Trajectory[Optimizee]]:
+        """Runs the next `steps` inner steps; there is always something to step on."""

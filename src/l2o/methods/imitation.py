@@ -10,7 +10,7 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.kernels.targets import Squared
-from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.meta_loss import MetaLoss, diagnose
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam
@@ -26,7 +26,7 @@ PUBLISHED_TEACHERS = {"adam": Adam(0.01), "sgd": SGD(0.1), "adagrad": Adagrad(0.
 """The teachers of Chen et al. 2020. Adam's learning rate is that of the public code; the others are given nowhere."""
 
 
-class Imitation(Method):
+class Imitation(OptimizerMethod):
     """With probability r a whole trajectory is a teacher's; all others are another method's.
 
     On a teacher's trajectory, L = sum over the window of |teacher's update - own update|^2 / (2 P), mean over tasks,
@@ -46,7 +46,7 @@ class Imitation(Method):
 
     def __init__(
         self,
-        method: Method | None = None,
+        method: OptimizerMethod | None = None,
         *,
         teachers: Mapping[str, LearnedOptimizer] = PUBLISHED_TEACHERS,
         ratio: float | Sequence[float] = 0.3,

@@ -9,7 +9,7 @@ from torch import Tensor
 from l2o import trees
 from l2o.errors import ArgumentError
 from l2o.kernels.targets import Linear
-from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.replay import replay_gradient
 from l2o.rollout import AgentDrives, Record, rollout
@@ -22,7 +22,7 @@ _TINY = 1e-12
 """Added to a loss before its logarithm: a loss of exactly 0 stays finite."""
 
 
-class MetaLoss(Method):
+class MetaLoss(OptimizerMethod):
     """The gradient of L = sum_j w_j f_j(theta_j) over a window, every gradient that the optimizer sees held constant.
 
     Since theta_j = theta_0 + sum of the updates before it, dL = sum_i < G_i , d delta_i > with G_i the weighted sum of

@@ -11,7 +11,7 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.kernels.targets import Linear
-from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.imitation import PUBLISHED_TEACHERS, checked_teachers, describe_teachers
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights, diagnose
 from l2o.optimizers.base import LearnedOptimizer
@@ -22,7 +22,7 @@ from l2o.rollout import States, rollout
 from l2o.trees import Tree
 
 
-class SelfImproving(Method):
+class SelfImproving(OptimizerMethod):
     """At every inner step of every task one of several optimizers is drawn and takes the step.
 
     The learned one has the probability that the helpers leave; each helper's falls on a line from `start` to 0 over the

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.agent import meta_parameters
-from l2o.methods.base import Estimate, Method, Trajectory
+from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.meta_loss import Objective, Weights, checked, iterate_weights, mean_value, objective_value
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
 from l2o.trees import Tree
 
 
-class Unrolled(Method):
+class Unrolled(OptimizerMethod):
     """The gradient of the same loss as `MetaLoss`, with nothing held constant.
 
     Costs a graph over the window and second derivatives of the optimizees. Where a task diverges, the meta-gradient of

@@ -26,12 +26,7 @@ class LearnedOptimizer(Agent, ABC):
     Hand-designed rules are the same kind, with no meta-parameters.
     """
 
-    name: str
-    """What reports and cards call it."""
-
-    horizon: int | None = None
-    """Inner steps of the longest trajectory it was meta-trained on, or of an average one where lengths were random;
-    None if unknown, or for hand-designed rules."""
+    kind = "optimizer"
 
     couples_tensors: ClassVar[bool] = False
     """Whether a tensor's update depends on the other tensors: the drop-in then shows it all parameters together."""

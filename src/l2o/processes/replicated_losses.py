@@ -159,6 +159,10 @@ class ReplicatedLosses:
         total = torch.stack(list(trees.select(shown, "loss").values())).sum(0)
         return {"progress": progress, **shown}, {"loss": total}
 
+    def metrics(self) -> Tree:
+        """The metrics of the last validation, each `[tasks]`, also of runs that have ended."""
+        return trees.select(self.measures, "metric")
+
     def apply(self, action: Action) -> "ReplicatedLosses":
         choice, choices = action["choice"], self.family.choices
         alive, after = self.alive, self

@@ -31,10 +31,8 @@ class Schedule(Agent, ABC):
         choices: how many there are, at least 1.
     """
 
-    reads = frozenset({"loss", "gradient", "age", "metric", "progress", "validated"})
-
-    name: str
-    """What reports call it."""
+    kind = "schedule"
+    reads = frozenset({"loss", "gradient", "age", "metric", "progress", "validated", "cost"})
 
     def __init__(self, choices: int) -> None:
         super().__init__()
@@ -52,15 +50,18 @@ class Schedule(Agent, ABC):
 
     @abstractmethod
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
-        """`log_probability` `[tasks, choices]`, -inf for what is never taken, and the next state."""
+        """`log_probability` `[tasks, choices]`, -inf for what is never taken, and the next state.
+
+        A schedule that learns also gives the `features` `[tasks, width]` that it decided by, for the replay.
+        """
 
 
 @dataclass(frozen=True)
 class ScheduleDrives:
     """A schedule drives: its distribution becomes a decision for each task.
 
-    The action is `choice` `[tasks]`, counted from 0, and its `log_probability` `[tasks]`. What is drawn depends on the
-    stream and the step alone.
+    The action is `choice` `[tasks]`, counted from 0, its `log_probability` `[tasks]`, and the `features` that a
+    learning schedule decided by. What is drawn depends on the stream and the step alone.
 
     Args:
         schedule: who decides.
@@ -96,7 +97,7 @@ class ScheduleDrives:
         choice, arrears = self._decide(logs, int(step.max()), arrears)
         taken = logs.gather(1, choice[:, None])[:, 0]
         decisions = {"step": step + 1, "arrears": arrears}
-        return {"choice": choice, "log_probability": taken}, {**states, "agent": agent, "decisions": decisions}
+        return {**found, "choice": choice, "log_probability": taken}, {**states, "agent": agent, "decisions": decisions}
 
     def _decide(self, logs: Tensor, step: int, arrears: Tensor) -> tuple[Tensor, Tensor]:
         if self.execution == "greedy":

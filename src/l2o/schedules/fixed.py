@@ -1,6 +1,7 @@
 """Schedules that nobody trained: in turn, at a constant rate, by a threshold, as recorded."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class InTurn(Schedule):
             raise ArgumentError(f"order {tuple(order)} names choice {max(order)}; there are {self.choices}, from 0")
         self.order = tuple(order)
         self.name = "in turn " + " ".join(map(str, self.order))
+
+    def config(self) -> dict[str, Any]:
+        return {"order": list(self.order), "choices": self.choices}
 
     @classmethod
     def ratio(cls, *counts: int) -> "InTurn":
@@ -63,6 +67,9 @@ class ConstantRates(Schedule):
         self.probabilities = tuple(probabilities)
         self.name = "rates " + " ".join(f"{value:g}" for value in self.probabilities)
 
+    def config(self) -> dict[str, Any]:
+        return {"probabilities": list(self.probabilities)}
+
     @classmethod
     def coin(cls, first: float) -> "ConstantRates":
         """Two choices, the first with this probability."""
@@ -92,6 +99,9 @@ class Threshold(Schedule):
         self.first, self.second, self.threshold = first, second, threshold
         self.name = f"threshold {threshold:g}"
 
+    def config(self) -> dict[str, Any]:
+        return {"first": self.first, "second": self.second, "threshold": self.threshold}
+
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
 
@@ -104,7 +114,7 @@ class Recorded(Schedule):
     """Repeats recorded decisions, step by step.
 
     Args:
-        decisions: `[steps, tasks]` or `[steps]`, numbers of choices.
+        decisions: numbers of choices, one for each step; or for each step one for each task.
         choices: how many there are.
 
     Raises:
@@ -113,23 +123,59 @@ class Recorded(Schedule):
 
     name = "recorded"
 
-    def __init__(self, decisions: Tensor, choices: int) -> None:
+    def __init__(self, decisions: Sequence[int] | Sequence[Sequence[int]] | Tensor, choices: int) -> None:
         super().__init__(choices)
-        if decisions.ndim not in (1, 2) or not len(decisions) or int(decisions.min()) < 0:
-            raise ArgumentError(f"decisions have shape {tuple(decisions.shape)}; pass [steps, tasks], counted from 0")
-        if int(decisions.max()) >= choices:
-            raise ArgumentError(f"decisions name choice {int(decisions.max())}; there are {choices}, counted from 0")
-        self.register_buffer("decisions", decisions if decisions.ndim == 2 else decisions[:, None])
+        record = torch.as_tensor(decisions)
+        if record.ndim not in (1, 2) or not record.numel() or int(record.min()) < 0:
+            raise ArgumentError(f"decisions have shape {tuple(record.shape)}; pass [steps, tasks], counted from 0")
+        if int(record.max()) >= choices:
+            raise ArgumentError(f"decisions name choice {int(record.max())}; there are {choices}, counted from 0")
+        self.decisions = record if record.ndim == 2 else record[:, None]
+
+    def config(self) -> dict[str, Any]:
+        return {"decisions": self.decisions.tolist(), "choices": self.choices}
 
     def begin(self, tasks: int) -> Tree:
+        if self.decisions.shape[1] not in (1, tasks):
+            raise ArgumentError(f"the record is of {self.decisions.shape[1]} runs; {tasks} cannot follow it")
         return {"place": torch.zeros(tasks, dtype=torch.int64)}
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
-        record = self.get_buffer("decisions")
         place = int(state["place"].max())
-        if place >= len(record):
-            raise ArgumentError(f"the record ends after {len(record)} decisions; record more, or run fewer steps")
-        return certain(record[place].expand(len(state["place"])), self.choices), {"place": state["place"] + 1}
+        if place >= len(self.decisions):
+            raise ArgumentError(f"the record ends after {len(self.decisions)} decisions; record more, or run fewer")
+        return certain(self.decisions[place].expand(len(state["place"])), self.choices), {"place": state["place"] + 1}
+
+
+class RatesInTime(Schedule):
+    """Each choice has a probability that depends on the share of the run that is done, and on nothing else.
+
+    Args:
+        rates: one row of probabilities for each part of the run; the parts are equally long.
+
+    Example:
+        >>> RatesInTime([[0.5, 0.5], [0.1, 0.9]]).choices
+        2
+    """
+
+    def __init__(self, rates: Sequence[Sequence[float]]) -> None:
+        super().__init__(len(rates[0]) if rates else 0)
+        for row in rates:
+            if len(row) != self.choices or min(row) < 0 or abs(sum(row) - 1) > 1e-4:
+                raise ArgumentError(f"a row of rates is {tuple(row)}; {self.choices} numbers >= 0 that add up to 1")
+        self.rates = [list(row) for row in rates]
+        self.name = f"rates in {len(rates)} parts of a run"
+
+    def config(self) -> dict[str, Any]:
+        return {"rates": self.rates}
+
+    def begin(self, tasks: int) -> Tree:
+        return {"tasks": torch.zeros(tasks)}
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        progress = observation["progress"]
+        part = (progress * len(self.rates)).long().clamp(0, len(self.rates) - 1)
+        return {"log_probability": torch.tensor(self.rates).to(progress).log()[part]}, state
 
 
 def certain(choice: Tensor, choices: int) -> Action:

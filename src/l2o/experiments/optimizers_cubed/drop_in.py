@@ -21,8 +21,9 @@ from l2o.evaluation.statistics import bootstrap
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.study import Study
 from l2o.kernels.select import backends_in_words
-from l2o.optimizers.weights import load, load_card
+from l2o.optimizers.architectures import load
 from l2o.tasks.data import Dataset, load_dataset
+from l2o.weights import load_card
 
 WEIGHTS = "rnnprop-mnist"
 """The shipped weights that the verdict is about, named before the run."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from l2o.experiments.study import Study
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
-from l2o.metatrain import Plan
 from l2o.methods.meta_loss import MetaLoss, Objective
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.outer_loop import Plan
 from l2o.tasks.quadratic import Quadratics
 
 NAMED = "L2O-DM"

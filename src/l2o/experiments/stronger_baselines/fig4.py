@@ -19,11 +19,13 @@ from l2o.experiments.stronger_baselines.optimizees import training_family
 from l2o.experiments.stronger_baselines.shared import Shared
 from l2o.experiments.study import Study
 from l2o.horizons import ConstantHorizon
-from l2o.metatrain import Plan, metatrain
+from l2o.metatrain import metatrain
 from l2o.methods.meta_loss import MetaLoss
+from l2o.optimizers.architectures import load
 from l2o.optimizers.dm import L2ODM
-from l2o.optimizers.weights import load, load_card, save
+from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
+from l2o.weights import load_card, save
 
 OPTIMIZEE = "MLP-orig"
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from l2o.experiments.stronger_baselines.optimizees import training_family
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaRMSprop
-from l2o.metatrain import Plan
-from l2o.methods.base import Method
+from l2o.methods.base import OptimizerMethod
 from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.self_improving import SelfImproving
@@ -19,6 +18,7 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.outer_loop import Plan
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.ensembles import scale_core
 
@@ -35,11 +35,11 @@ class Recipe:
     """
 
     optimizer: Callable[[int], LearnedOptimizer]
-    method: Method
+    method: OptimizerMethod
     plan: Plan
     family: Callable[[str], TaskFamily] = training_family
 
-    def seeded(self, seed: int) -> tuple[LearnedOptimizer, Method, Plan]:
+    def seeded(self, seed: int) -> tuple[LearnedOptimizer, OptimizerMethod, Plan]:
         """What `metatrain` needs for one meta-training seed."""
         return self.optimizer(seed), self.method, replace(self.plan, seed=seed)
 

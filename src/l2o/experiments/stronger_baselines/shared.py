@@ -28,13 +28,15 @@ from l2o.experiments.stronger_baselines.optimizees import OPTIMIZEES
 from l2o.experiments.stronger_baselines.recipes import Recipe, recipes
 from l2o.experiments.study import Baseline, draw_meta_training
 from l2o.kernels.select import backend_name
-from l2o.metatrain import Plan, metatrain
+from l2o.metatrain import metatrain
+from l2o.optimizers.architectures import load
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adam, RMSprop
-from l2o.optimizers.weights import Card, load, load_card, save
+from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
 from l2o.provenance import source_commit
 from l2o.rng import Stream
+from l2o.weights import Card, load_card, save
 
 RULES: dict[str, Baseline] = {
     "Adam": Baseline(Adam, log_grid(2**-13, 2**-3)),

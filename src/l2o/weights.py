@@ -1,4 +1,4 @@
-"""Weights of learned optimizers in files: safetensors with a card, never a pickle."""
+"""Weights of agents in files: safetensors with a card, never a pickle."""
 
 import hashlib
 import tomllib
@@ -6,24 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
 from l2o import checkpoint
+from l2o.agent import Agent
 from l2o.errors import ArgumentError, CheckpointError, WeightsError
-from l2o.optimizers.base import LearnedOptimizer
-from l2o.optimizers.dm import L2ODM
-from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
-from l2o.optimizers.hierarchical import L2OScale
-from l2o.optimizers.rnnprop import RNNprop
 
-Architectures = Mapping[str, type[LearnedOptimizer]]
-
-ARCHITECTURES: Architectures = {
-    kind.__name__: kind for kind in (L2ODM, RNNprop, L2OScale, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
-}
-"""The classes that a weights file may name."""
+AgentT = TypeVar("AgentT", bound=Agent)
 
 
 @dataclass(frozen=True)
@@ -31,7 +22,7 @@ class Card:
     """Where weights come from. Everything in it is JSON.
 
     Args:
-        optimizer: class of the learned optimizer.
+        optimizer: class of the agent: a learned optimizer or a schedule.
         config: its constructor's arguments.
         method: how it was meta-trained.
         training_tasks: on which task family.
@@ -62,13 +53,13 @@ class Card:
     sha256: str = ""
 
 
-def save(optimizer: LearnedOptimizer, path: str | Path, card: Card | None = None) -> Card:
+def save(agent: Agent, path: str | Path, card: Card | None = None) -> Card:
     """Saves the weights to `path` (`.safetensors`) and their card beside it (`.toml`).
 
     The card is inside the weights file too: the `.toml` is for people, and `load` checks it against the file.
 
     Args:
-        optimizer: of any class; one outside the package is loaded back with `load(..., architectures=...)`.
+        agent: of any class; one outside the package is loaded back with `load(..., architectures=...)`.
         path: the file; its ending is made `.safetensors`.
         card: where the weights come from; class and constructor arguments are filled in.
 
@@ -76,45 +67,38 @@ def save(optimizer: LearnedOptimizer, path: str | Path, card: Card | None = None
         The card as written.
     """
     path = _safetensors(Path(path))
-    plain = replace(card or Card(), optimizer=type(optimizer).__name__, config=optimizer.config(), sha256="")
-    checkpoint.write(path, optimizer.state_dict(), asdict(plain), kind="weights")
+    plain = replace(card or Card(), optimizer=type(agent).__name__, config=agent.config(), sha256="")
+    checkpoint.write(path, agent.state_dict(), asdict(plain), kind="weights")
     card = replace(plain, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     checkpoint.write_bytes(path.with_suffix(".toml"), tomli_w.dumps(_without_none(asdict(card))).encode())
     return card
 
 
-def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) -> LearnedOptimizer:
-    """Loads weights from a file, or shipped ones by name (`shipped()` lists them).
+def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]]) -> AgentT:
+    """The agent that a weights file, or shipped weights of a name, holds.
 
     Args:
         source: path of a `.safetensors` file, or a name.
-        architectures: classes that the file may name; add your own as `ARCHITECTURES | {"Mine": Mine}`.
+        kinds: the classes that the file may name.
 
     Raises:
         WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
-
-    Example:
-        >>> import l2o, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = l2o.save(l2o.L2ODM(), f"{folder}/fresh")
-        ...     l2o.load(f"{folder}/fresh.safetensors").name
-        'L2O-DM'
     """
     path = _find(source)
     tensors, card = _read(path)
-    kind = architectures.get(card.optimizer)
+    kind = kinds.get(card.optimizer)
     if kind is None:
         raise WeightsError(
-            f"{path} holds weights of {card.optimizer!r}, known are {', '.join(architectures)}; "
+            f"{path} holds weights of {card.optimizer!r}, known are {', '.join(kinds)}; "
             "pass its class in `architectures`"
         )
     try:
-        optimizer = kind(**card.config)
-        optimizer.load_state_dict(tensors)
-    except (TypeError, RuntimeError, ArgumentError) as error:
+        agent = kind.from_config(card.config)
+        agent.load_state_dict(tensors)
+    except (TypeError, RuntimeError, KeyError, ArgumentError) as error:
         raise WeightsError(f"{path} does not fit {card.optimizer}: {error}") from error
-    optimizer.horizon = card.horizon or None
-    return optimizer
+    agent.horizon = card.horizon or None
+    return agent
 
 
 def load_card(source: str | Path) -> Card:

@@ -1,0 +1,38 @@
+"""Learned optimizers from their weights files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.dm import L2ODM
+from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
+from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.rnnprop import RNNprop
+from l2o.weights import rebuild
+
+Architectures = Mapping[str, type[LearnedOptimizer]]
+
+ARCHITECTURES: Architectures = {
+    kind.__name__: kind for kind in (L2ODM, RNNprop, L2OScale, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
+}
+"""The classes that a weights file may name."""
+
+
+def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) -> LearnedOptimizer:
+    """Loads a learned optimizer from a weights file, or a shipped one by name (`shipped()` lists them).
+
+    Args:
+        source: path of a `.safetensors` file, or a name.
+        architectures: classes that the file may name; add your own as `ARCHITECTURES | {"Mine": Mine}`.
+
+    Raises:
+        WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = l2o.save(l2o.L2ODM(), f"{folder}/fresh")
+        ...     l2o.load(f"{folder}/fresh.safetensors").name
+        'L2O-DM'
+    """
+    return rebuild(source, architectures)
