@@ -6,6 +6,7 @@ from torch import nn
 
 from l2o.rng import Stream
 from l2o.tasks.bowl import Bowl
+from l2o.tasks.classification import SparseClassification
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
@@ -70,6 +71,7 @@ FAMILIES = {
         noise_images(shape=(16, 16)), test=noise_images(8, shape=(16, 16)), batch=6, start_scale=0.5
     ),
     "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
+    "sparse classification": lambda: SparseClassification(hidden=4, sizes=(20, 9, 20, 9, 9)),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),
