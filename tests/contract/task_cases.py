@@ -12,6 +12,7 @@ from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
+from l2o.tasks.multitask import MultitaskDigits
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
@@ -72,6 +73,7 @@ FAMILIES = {
     ),
     "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
     "sparse classification": lambda: SparseClassification(hidden=4, sizes=(20, 9, 20, 9, 9)),
+    "multitask digits": lambda: MultitaskDigits(hidden=3, batch=5),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),
