@@ -74,7 +74,7 @@ FAMILIES = {
     ),
     "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
     "sparse classification": lambda: SparseClassification(hidden=4, sizes=(20, 9, 20, 9, 9)),
-    "multitask digits": lambda: MultitaskDigits(hidden=3, batch=5),
+    "multitask digits": lambda: MultitaskDigits(hidden=3, labelled=20, batch=5),
     "gaussian mixture": lambda: GaussianMixtureEM(points=9, validation_size=4, test_size=4),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),

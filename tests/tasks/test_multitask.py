@@ -62,13 +62,28 @@ def test_losses_are_those_of_torch(family):
             "pixels": functional.mse_loss(outputs["pixels"], inputs),
         }
         for name, value in wanted.items():
-            found = family.loss_named(name, alone, {}, {"inputs": inputs, "labels": labels})
+            found = family.loss_named(name, alone, {}, {leaf: part[task] for leaf, part in batch.items()})
             torch.testing.assert_close(found, value)
+
+
+def test_the_primary_task_sees_labelled_images_alone():
+    family = MultitaskDigits(labelled=5)
+    indices = [family.batch_indices({}, RNG.at(step=step)) for step in range(5)]
+    assert torch.cat([found["labelled"] for found in indices]).unique().tolist() == [0, 1, 2, 3, 4]
+    assert len(torch.cat([found["examples"] for found in indices]).unique()) > 190
+    batch, (images, labels) = family.gather(indices[0]), family.parts["controller train"]
+    assert torch.equal(batch["digit_inputs"], images[indices[0]["labelled"]])
+    assert torch.equal(batch["digit_labels"], labels[indices[0]["labelled"]])
+    assert torch.equal(batch["inputs"], images[indices[0]["examples"]])
+    both = MultitaskDigits().batch_indices({}, RNG)
+    assert torch.equal(both["examples"], both["labelled"])
+    with pytest.raises(ArgumentError, match="labelled is 201; there are 200"):
+        MultitaskDigits(labelled=201)
 
 
 @pytest.mark.parametrize("grouping", ["shared", "task"])
 def test_closed_forms_are_the_gradients_of_the_losses(grouping):
-    family = MultitaskDigits(grouping=grouping, hidden=6, batch=9)
+    family = MultitaskDigits(grouping=grouping, hidden=6, batch=9, labelled=30)
     params, batch = start(family)
     assert len(family.pairs) == {"shared": 8, "task": 4}[grouping]
     for pair in family.pairs:
@@ -89,7 +104,7 @@ def test_metrics_are_the_loss_and_the_accuracy_of_the_primary_task():
             images, labels = family.parts[part if role == "validation" else "test"]
             for task in range(3):
                 alone = {name: leaf[task] for name, leaf in params.items()}
-                whole = {"inputs": images.double(), "labels": labels}
+                whole = {"digit_inputs": images.double(), "digit_labels": labels}
                 torch.testing.assert_close(found[role][task], family.loss_named("digit", alone, {}, whole))
                 units = functional.linear(images.double(), alone["shared.weight"], alone["shared.bias"]).relu()
                 guesses = functional.linear(units, alone["digit.weight"], alone["digit.bias"]).argmax(1)

@@ -46,6 +46,8 @@ class MultitaskDigits(AlternateFamily):
             translation: every task's updates then have the same size, whatever the scale of its loss or of others'.
         hidden: units of the shared layer.
         sizes: images of the first four parts; the others are the test part.
+        labelled: training images whose digit is known; the primary task draws its minibatches from these alone. By
+            default all: then the other tasks are told nothing that the digit does not say, and they hardly help.
         batch: images in a minibatch, drawn with replacement.
         data_seed: of the order in which images are dealt to the parts; 0 is that of the data set.
 
@@ -59,6 +61,7 @@ class MultitaskDigits(AlternateFamily):
         grouping: Grouping = "shared",
         hidden: int = 32,
         sizes: tuple[int, int, int, int] = (200, 200, 200, 200),
+        labelled: int | None = None,
         batch: int = 64,
         data_seed: int = 0,
     ) -> None:
@@ -71,6 +74,10 @@ class MultitaskDigits(AlternateFamily):
                 f"hidden {hidden}, batch {batch} and sizes {sizes} must be at least 1, and sizes leave some of the "
                 f"{len(labels):,} images to test on"
             )
+        used = parts_for(purpose)
+        most = sizes[PARTS.index(used["train"])]
+        if labelled is not None and not 1 <= labelled <= most:
+            raise ArgumentError(f"labelled is {labelled}; there are {most} training images, and 1 is needed")
         own = {task: (f"{task}.weight", f"{task}.bias") for task in HEADS}
         groups, choices = {
             "shared": (
@@ -82,10 +89,9 @@ class MultitaskDigits(AlternateFamily):
                 [Choice(task, ((task, task),)) for task in HEADS],
             ),
         }[grouping]
-        used = parts_for(purpose)
         super().__init__(losses=tuple(HEADS), groups=groups, choices=choices, goal=Goal("validation"))
-        self.name = f"multitask-digits-{grouping}-{data_seed}-{purpose}"
-        self.hidden, self.batch, self.sizes = hidden, batch, tuple(sizes)
+        self.name = f"multitask-digits-{grouping}-{data_seed}-{most if labelled is None else labelled}-{purpose}"
+        self.hidden, self.batch, self.labelled = hidden, batch, most if labelled is None else labelled
         if data_seed != 0:
             order = torch.from_numpy(np.argsort(np.random.PCG64(data_seed).random_raw(len(labels)), kind="stable"))
             images, labels = images[order], labels[order]
@@ -103,19 +109,27 @@ class MultitaskDigits(AlternateFamily):
         return params
 
     def batch_indices(self, instance: Tree, rng: Stream) -> Tree:
-        return {"examples": rng.integers(len(self._used["train"][1]), (self.batch,))}
+        examples = rng.integers(len(self._used["train"][1]), (self.batch,))
+        if self.labelled == len(self._used["train"][1]):
+            return {"examples": examples, "labelled": examples}
+        return {"examples": examples, "labelled": rng.child("labelled").integers(self.labelled, (self.batch,))}
 
     def gather(self, indices: Tree) -> Tree:
         images, labels = self._used["train"]
-        return {"inputs": images[indices["examples"]], "labels": labels[indices["examples"]]}
+        seen, known = indices["examples"], indices["labelled"]  # [tasks, batch]
+        rest = {"inputs": images[seen], "labels": labels[seen]}
+        own = rest if known is seen else {"inputs": images[known], "labels": labels[known]}
+        return rest | {f"digit_{name}": leaf for name, leaf in own.items()}
 
     def loss_named(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        batch = _seen_by(name, batch)
         outputs = _layer(name, params, torch.relu(_layer("shared", params, batch["inputs"])))
         return _value_and_slope(name, outputs, batch)[0].mean()
 
     def pair_value_and_grad(self, pair: Pair, params: Tree, instance: Tree, batch: Tree) -> tuple[Tensor, Tree]:
         """In closed form, and only for the layers of the group."""
-        name, inputs = pair[0], batch["inputs"]  # [tasks, batch, pixels]
+        name, batch = pair[0], _seen_by(pair[0], batch)
+        inputs = batch["inputs"]  # [tasks, batch, pixels]
         wanted = self.groups[pair[1]]
         if not {f"{name}.weight", "shared.weight"} & set(wanted):
             raise ArgumentError(f"the loss {name!r} does not reach the group {pair[1]!r}; name another pair")
@@ -146,6 +160,12 @@ class MultitaskDigits(AlternateFamily):
     def data_notes(self) -> list[str]:
         dealt = ", ".join(f"{len(labels):,} for {part}" for part, (_, labels) in self.parts.items())
         return [f"digits: all of scikit-learn's images, shuffled with a fixed seed and dealt out: {dealt}"]
+
+
+def _seen_by(name: str, batch: Tree) -> Tree:
+    """The minibatch of a task: inputs `[..., batch, pixels]` and labels `[..., batch]`."""
+    prefix = "digit_" if name == "digit" else ""
+    return {leaf: batch[f"{prefix}{leaf}"] for leaf in ("inputs", "labels")}
 
 
 def _layer(name: str, params: Tree, inputs: Tensor) -> Tensor:
