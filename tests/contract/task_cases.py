@@ -6,11 +6,14 @@ from torch import nn
 
 from l2o.rng import Stream
 from l2o.tasks.bowl import Bowl
+from l2o.tasks.classification import SparseClassification
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
+from l2o.tasks.gaussian_mixture import GaussianMixtureEM
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
+from l2o.tasks.multitask import MultitaskDigits
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
@@ -70,6 +73,9 @@ FAMILIES = {
         noise_images(shape=(16, 16)), test=noise_images(8, shape=(16, 16)), batch=6, start_scale=0.5
     ),
     "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
+    "sparse classification": lambda: SparseClassification(hidden=4, sizes=(20, 9, 20, 9, 9)),
+    "multitask digits": lambda: MultitaskDigits(hidden=3, labelled=20, batch=5),
+    "gaussian mixture": lambda: GaussianMixtureEM(points=9, validation_size=4, test_size=4),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),

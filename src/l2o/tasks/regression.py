@@ -1,7 +1,5 @@
 """Quadratic regression with an L1 penalty: the first task of AutoLoss."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,12 +7,8 @@ from torch import Tensor
 from l2o.errors import ArgumentError
 from l2o.rng import Stream
 from l2o.tasks.alternate import AlternateFamily, Choice, Goal, Pair
+from l2o.tasks.splits import PARTS, Purpose, parts_for
 from l2o.trees import Tree
-
-PARTS = ("controller train", "controller validation", "train", "validation", "test")
-"""The five parts of the data: two to train a schedule with, two to train a model under it, one to report on."""
-
-Purpose = Literal["controller", "model"]
 
 
 class QuadraticRegression(AlternateFamily):
@@ -52,8 +46,7 @@ class QuadraticRegression(AlternateFamily):
     ) -> None:
         if not 0 <= penalty < float("inf"):
             raise ArgumentError(f"penalty is {penalty}; it must be finite and not negative")
-        if purpose not in ("controller", "model"):
-            raise ArgumentError(f"purpose is {purpose!r}; choose 'controller' or 'model'")
+        used = parts_for(purpose)
         if dimensions < 1 or min(sizes) < 1 or not 0 <= deviation < float("inf"):
             raise ArgumentError(
                 f"dimensions {dimensions} and sizes {sizes} must be at least 1, deviation {deviation} not negative"
@@ -68,8 +61,6 @@ class QuadraticRegression(AlternateFamily):
         self.penalty, self.dimensions = penalty, dimensions
         self.weight, data = _published_draw(data_seed, sizes, dimensions, deviation)
         self.parts: dict[str, tuple[Tensor, Tensor]] = dict(zip(PARTS, data, strict=True))
-        prefix = "controller " if purpose == "controller" else ""
-        used = {"train": f"{prefix}train", "validation": f"{prefix}validation", "test": "test"}
         self._forms = {name: _QuadraticForm(*self.parts[part]) for name, part in used.items()}
 
     def init(self, instance: Tree, rng: Stream) -> Tree:
