@@ -20,6 +20,9 @@ class Point(Agent):
         super().__init__()
         self.phi = nn.Parameter(torch.tensor(start, dtype=torch.float64))
 
+    def config(self):
+        raise NotImplementedError
+
     def init_state(self, params, rng):
         raise NotImplementedError
 

@@ -248,7 +248,7 @@ def test_a_meta_training_whose_best_validation_diverged_has_a_record_without_it(
         (directory / "events.jsonl").write_text(json.dumps(event))
         worst = Validation(0, math.inf, 1.0, 0, 20)
         card = Card(configuration={"method": method.describe()})
-        return MetaTrained(optimizer, [worst], worst, finished=True, skipped=0, seconds=1.0, card=card)
+        return MetaTrained([worst], worst, finished=True, skipped=0, seconds=1.0, card=card, optimizer=optimizer)
 
     found = Shared("smoke", tmp_path / "results", tmp_path / "runs")
     (found.work / "L2O-DM-1").mkdir(parents=True)
