@@ -1,7 +1,7 @@
 """Where the processes of a meta-training come from, and how an agent is validated on them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -123,7 +123,8 @@ class ScheduledRuns:
 
     Args:
         family: where the problems come from.
-        settings: how choices become updates.
+        settings: how choices become updates. With `common`, the runs of a training batch have one start; those of a
+            validation never do.
         reward: what a run is worth; the value of a validation is minus it.
         execution: how a schedule's distribution becomes decisions in a validation.
         validation_family: where the problems of validations come from; None for the same.
@@ -155,7 +156,7 @@ class ScheduledRuns:
         process = run_schedule(
             agent,
             self.validation_family,
-            self.settings,
+            replace(self.settings, common=False),
             rng,
             steps=steps,
             execution=self.execution,

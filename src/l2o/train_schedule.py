@@ -53,7 +53,8 @@ def train_schedule(
     Args:
         schedule: what is trained.
         family: where the problems come from.
-        settings: how choices become updates.
+        settings: how choices become updates. `Settings(common=True)` is worth it: rewards then differ by decisions
+            alone, and the policy gradient has that much less noise.
         method: how meta-gradients are got: `PolicyGradient` or `PPO`.
         plan: everything else.
         reward: what a validation's run is worth; `LogReward()` by default.

@@ -123,6 +123,14 @@ def test_replicas_are_the_runs_that_they_would_be_alone():
             assert torch.allclose(alone.params[name][0], together.params[name][task], atol=1e-14)
 
 
+def test_runs_in_common_differ_by_their_decisions_alone():
+    process = started(common=True).apply(chosen(0, 1, 0)).apply(chosen(0, 0, 0))
+    alone = started(rng=RNG.over([0])).apply(chosen(0)).apply(chosen(0))
+    for name in ("x", "y"):
+        assert torch.allclose(process.params[name][[0, 2]], alone.params[name].expand(2, -1))
+    assert not torch.equal(process.params["x"][0], process.params["x"][1])
+
+
 def test_a_measure_is_that_of_the_last_step_that_used_the_pair():
     process = started()
     first, _ = process.observe()

@@ -34,6 +34,8 @@ class Settings:
         validate_every: steps between validations.
         patience: validations without a better one after which a run is finished, or None.
         collapse_after: the same choice so many times in a row ends a run as collapsed, or None.
+        common: all runs of a batch have the same problem, the same start and the same minibatches, those of the first
+            task of the stream, and differ by their decisions alone.
         eager: measure every pair at every step, as the public code does, not only those of the choice taken. It costs
             about as much again for each pair.
     """
@@ -43,6 +45,7 @@ class Settings:
     validate_every: int = 10
     patience: int | None = None
     collapse_after: int | None = None
+    common: bool = False
     eager: bool = False
 
     def __post_init__(self) -> None:
@@ -119,13 +122,14 @@ class ReplicatedLosses:
             raise ArgumentError(
                 f"no optimizer for {', '.join(sorted(missing))}; there are {', '.join(settings.optimizers) or 'none'}"
             )
-        instance = trees.to(family.sample(rng.child("instance")), device, dtype)
-        params = trees.to(family.init(instance, rng.child("init")), device, dtype)
+        drawn = _drawn(rng, settings)
+        instance = trees.to(family.sample(drawn.child("instance")), device, dtype)
+        params = trees.to(family.init(instance, drawn.child("init")), device, dtype)
         states: Tree = {}
         for pair in family.pairs:
             owner = _owner(pair, settings)
             group = {name: params[name] for name in family.groups[pair[1]]}
-            fresh = settings.optimizers[pair[1]].init_state(group, rng.child("optimizer"))
+            fresh = settings.optimizers[pair[1]].init_state(group, drawn.child("optimizer"))
             states |= {f"{owner}/{name}": leaf for name, leaf in fresh.items()}
         metrics = family.metrics(params, instance)
         if family.goal.metric not in metrics:
@@ -289,10 +293,16 @@ class ReplicatedLosses:
         return params, states
 
     def _batch(self, turn: int) -> Tree:
-        stream = self.rng.child("batch") if turn == 0 else self.rng.child(f"batch {turn}")
+        rng = _drawn(self.rng, self.settings)
+        stream = rng.child("batch") if turn == 0 else rng.child(f"batch {turn}")
         leaf = next(iter(self.params.values()))
         indices = self.family.batch_indices(self.instance, stream.at(step=self.step))
         return trees.to(self.family.gather(indices), leaf.device, leaf.dtype)
+
+
+def _drawn(rng: Stream, settings: Settings) -> Stream:
+    """The stream that problems, starts and minibatches come from."""
+    return rng.over([rng.tasks[0]] * len(rng.tasks)) if settings.common else rng
 
 
 def _ended(outcome: Tensor, which: Tensor, how: Outcome) -> Tensor:

@@ -8,8 +8,11 @@ network's death, not an optimizer's. Here are the same networks without it.
 from pathlib import Path
 
 from l2o.experiments.stronger_baselines.page import Page
+from l2o.experiments.stronger_baselines.shared import RULES
 
 OPTIMIZEES = ("Conv-MNIST", "Conv-CIFAR")
+TUNED = {"Conv-MNIST": list(RULES)}
+"""Where hand-designed rules are shown too, tuned on each network by itself, with the ReLU and without it."""
 
 
 def run(preset: str, results: Path, work: Path) -> None:
@@ -17,9 +20,11 @@ def run(preset: str, results: Path, work: Path) -> None:
     page = Page("logits", preset, results, work)
     for name in OPTIMIZEES:
         for optimizee in (name, f"{name}, linear logits"):
-            page.panel(optimizee, ["L2O-DM-CL-IL", "L2O-DM", "RNNprop-CL-IL", "RNNprop"])
+            page.panel(optimizee, ["L2O-DM-CL-IL", "L2O-DM", "RNNprop-CL-IL", "RNNprop"], TUNED.get(name, []))
             page.below(optimizee, "L2O-DM-CL-IL", "L2O-DM")
             page.below(optimizee, "RNNprop-CL-IL", "RNNprop")
+            for rule in TUNED.get(name, []):
+                page.below(optimizee, "L2O-DM-CL-IL", rule)
     page.finish(
         title="A ReLU on the logits, and none",
         summary="The same optimizers on Conv-MNIST and Conv-CIFAR with the public code's ReLU on the logits and "
