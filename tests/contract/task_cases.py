@@ -9,9 +9,12 @@ from l2o.tasks.bowl import Bowl
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
+from l2o.tasks.gan import GAN
+from l2o.tasks.gan_architecture import Architecture, Network
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.score_network import Recipe, ScoreNetwork, fresh_params
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 
@@ -19,6 +22,15 @@ from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 def noise_images(examples: int = 30, shape: tuple[int, ...] = (3, 3)) -> Dataset:
     pixels = Stream(0).child("pixels").integers(256, (examples, *shape))[0].to(torch.uint8)
     return Dataset("noise", pixels, torch.arange(examples) % 4, classes=4, complete=True, note="noise")
+
+
+def untrained_scores(image: tuple[int, int, int]) -> ScoreNetwork:
+    return ScoreNetwork("noise", image, fresh_params(image, 4, Recipe((3,), features=5), Stream(0)))
+
+
+def small_gan(architecture: Architecture) -> GAN:
+    image = architecture.image
+    return GAN(noise_images(shape=image), architecture, untrained_scores(image), batch=6, samples=20)
 
 
 def points() -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +82,10 @@ FAMILIES = {
         noise_images(shape=(16, 16)), test=noise_images(8, shape=(16, 16)), batch=6, start_scale=0.5
     ),
     "nas cell": lambda: NASCell(noise_images(shape=(2, 4, 5)), batch=6, start_scale=0.5),
+    "gan perceptrons": lambda: small_gan(Architecture((1, 4, 4), 3, 0, Network(5, "tanh"), Network(4, "tanh"), None)),
+    "gan convolutions": lambda: small_gan(
+        Architecture((2, 4, 8), 3, 2, Network(2, "tanh", batch_norm=True), Network(3, "tanh"), None)
+    ),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),
