@@ -6,11 +6,13 @@ python scripts/train_score_networks.py digits mnist    these only
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from l2o.tasks.score_network import RECIPES, save_score_network, train_score_network
+from l2o.tasks.score_network import save_score_network
+from l2o.tasks.score_training import RECIPES, train_score_network
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "l2o" / "pretrained" / "scores"
 SHIPPED = [name for name in RECIPES if name != "cifar-10"]
@@ -27,7 +29,7 @@ def main() -> None:
         start = time.perf_counter()
         network = train_score_network(name, options.seed)
         path = options.folder / f"{name}.safetensors"
-        save_score_network(network, path, seed=options.seed, recipe=RECIPES[name])
+        save_score_network(network, path, training={"seed": options.seed, **asdict(RECIPES[name])})
         print(f"{network.name}: {path.stat().st_size:,} bytes, {time.perf_counter() - start:.0f} s", flush=True)
 
 

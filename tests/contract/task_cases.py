@@ -14,7 +14,8 @@ from l2o.tasks.gan_architecture import Architecture, Network
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.quadratic import Quadratics
-from l2o.tasks.score_network import Recipe, ScoreNetwork, fresh_params
+from l2o.tasks.score_network import ScoreNetwork
+from l2o.tasks.score_training import Recipe, fresh_params
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 

@@ -18,7 +18,7 @@ from l2o.tasks.alternate import AlternateFamily
 from l2o.tasks.gan import GAN
 from l2o.tasks.gan_architecture import Architecture, Network
 from l2o.tasks.gan_networks import initial_params, judge
-from l2o.tasks.score_network import score_data
+from l2o.tasks.score_training import score_data
 from l2o.tasks.scores import inception_score
 
 RNG = Stream(3, ("test",), tasks=range(3))

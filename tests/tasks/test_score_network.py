@@ -11,13 +11,8 @@ import l2o
 from l2o import checkpoint
 from l2o.errors import ArgumentError, DataError, WeightsError
 from l2o.tasks.data import Dataset, halved
-from l2o.tasks.score_network import (
-    RECIPES,
-    load_score_network,
-    save_score_network,
-    score_data,
-    train_score_network,
-)
+from l2o.tasks.score_network import load_score_network, save_score_network
+from l2o.tasks.score_training import RECIPES, score_data, train_score_network
 
 FOLDER = Path(l2o.__file__).parent / "pretrained" / "scores"
 SHIPPED = [name for name in RECIPES if name != "cifar-10"]
@@ -66,7 +61,7 @@ def test_training_is_deterministic_and_learns():
 
 def test_a_network_comes_back_from_its_file_exactly_or_not_at_all(tmp_path):
     network, path = load_score_network("digits"), tmp_path / "mine.safetensors"
-    save_score_network(network, path, seed=0, recipe=BRIEF)
+    save_score_network(network, path, training={"seed": 0})
     again = load_score_network(path)
     assert (again.name, again.image, again.data_notes) == (network.name, network.image, network.data_notes)
     assert all(torch.equal(leaf, network.params[name]) for name, leaf in again.params.items())
@@ -84,6 +79,22 @@ def test_a_network_comes_back_from_its_file_exactly_or_not_at_all(tmp_path):
         load_score_network(FOLDER.parent / "dm-quadratics.safetensors")
 
 
+def test_a_card_of_another_network_or_version_is_refused(tmp_path):
+    network, path = load_score_network("digits"), tmp_path / "mine.safetensors"
+    save_score_network(network, path, training={"seed": 0})
+    card = path.with_suffix(".toml")
+    text = card.read_text()
+    for altered, message in ((text.replace("seed = 0", "seed = 1"), "does not belong to"), ("[", "cannot be read")):
+        card.write_text(altered)
+        with pytest.raises(WeightsError, match=message):
+            load_score_network(path)
+    card.unlink()
+    assert load_score_network(path).name == network.name
+    checkpoint.write(path, network.params, {"data": "digits"}, kind="score network")
+    with pytest.raises(WeightsError, match="a card of another version"):
+        load_score_network(path)
+
+
 def test_outputs_do_not_depend_on_how_many_images_come_at_once():
     network, images = load_score_network("digits"), torch.rand(2_100, 1, 8, 8)
     alone = network.outputs(images[2_050:2_051])[0]
@@ -92,8 +103,8 @@ def test_outputs_do_not_depend_on_how_many_images_come_at_once():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ArgumentError, match="no score network 'svhn'; there are digits, mnist"):
-        load_score_network("svhn")
-    with pytest.raises(WeightsError, match="no score network 'cifar-10' is shipped; train it"):
+        train_score_network("svhn", 0)
+    with pytest.raises(WeightsError, match="no score network 'cifar-10' is shipped, but cifar-10-grey-16x16, digits"):
         load_score_network("cifar-10")
     with pytest.raises(ArgumentError, match=r"images have shape \(2, 8, 8\); .* takes \[samples, 1, 8, 8\]"):
         load_score_network("digits").outputs(torch.zeros(2, 8, 8))

@@ -16,7 +16,8 @@ from l2o.tasks.convolutional import image_shape
 from l2o.tasks.data import Dataset
 from l2o.tasks.gan_architecture import Architecture
 from l2o.tasks.gan_networks import generate, initial_params, judge
-from l2o.tasks.score_network import ScoreNetwork, load_score_network, score_data
+from l2o.tasks.score_network import ScoreNetwork, load_score_network
+from l2o.tasks.score_training import score_data
 from l2o.tasks.scores import frechet_distance, inception_score
 from l2o.trees import Tree
 

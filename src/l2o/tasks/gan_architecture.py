@@ -94,8 +94,8 @@ class Architecture:
 
     @classmethod
     def convolutional(cls, image: tuple[int, int, int], *, filters: int = 16, latent: int = 64) -> "Architecture":
-        """One stage each, otherwise as `perceptrons`: for images of 8x8 to 16x16."""
-        return cls(image, latent, 1, Network(filters, "relu"), Network(filters, "leaky"), deviation=None)
+        """One stage each: for images of 8x8 to 16x16."""
+        return cls(image, latent, 1, Network(filters, "relu"), Network(filters, "leaky"))
 
     @classmethod
     def dcgan(
