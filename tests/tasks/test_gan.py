@@ -19,7 +19,7 @@ from l2o.tasks.gan import GAN
 from l2o.tasks.gan_architecture import Architecture, Network
 from l2o.tasks.gan_networks import initial_params, judge
 from l2o.tasks.score_training import score_data
-from l2o.tasks.scores import inception_score
+from l2o.tasks.scores import frechet_distance, inception_score
 
 RNG = Stream(3, ("test",), tasks=range(3))
 NETWORKS = ("generator", "discriminator")
@@ -247,6 +247,22 @@ def test_images_are_scaled_as_the_networks_need_them():
     assert shares.sum(1).tolist() == pytest.approx([1.0] * 3)
     guesses = gan.scores.outputs(gan.samples(process.params, 50, Stream(0))[1])[0].argmax(1)
     assert shares[1].tolist() == [(guesses == number).double().mean().item() for number in range(4)]
+
+
+def test_metrics_are_the_scores_of_the_samples():
+    gan = family(samples=30, splits=3)
+    params = started(gan).params
+    images = gan.samples(params, 30, Stream(0, ("gan", "validation noise")))
+    real = gan.train.inputs.reshape(-1, *GREY) / 255  # as many as there are samples: all
+    found, features = gan.metrics(params, {}), gan.scores.outputs(real)[1]
+    verdicts = judge(MLP, trees.select(params, "discriminator"), 2 * torch.stack([real.double()] * 3) - 1)
+    lies = judge(MLP, trees.select(params, "discriminator"), 2 * images - 1)
+    for task in range(3):
+        logs, own = gan.scores.outputs(images[task])
+        assert found["inception_score"][task].item() == pytest.approx(inception_score(logs, splits=3).item())
+        assert found["frechet"][task].item() == pytest.approx(frechet_distance(own, features).item(), rel=1e-5)
+        wrong = (verdicts[task] <= 0).sum() + (lies[task] > 0).sum()
+        assert found["discriminator_error"][task].item() == pytest.approx(wrong.item() / 60)
 
 
 def test_a_discriminator_that_believes_everything_errs_on_half():
