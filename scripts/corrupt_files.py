@@ -40,6 +40,8 @@ import l2o
 from l2o import checkpoint
 from l2o.tasks.data import read_cifar, read_idx, read_pgm_zip
 from l2o.tasks.data.store import KnownFile, read_known
+from l2o.tasks.score_network import ScoreNetwork, load_score_network, save_score_network
+from l2o.tasks.score_training import Recipe, fresh_params
 
 SECONDS = 20
 OUTCOMES = ("refused", "equal", "other file", "other values", "FAILED")
@@ -81,6 +83,19 @@ def weights(folder: Path) -> Iterator[Kind]:
 
     for ending in ("safetensors", "toml"):
         yield Kind(folder / f"0.{ending}", (folder / f"1.{ending}").read_bytes(), load)
+
+
+def score_networks(folder: Path) -> Iterator[Kind]:
+    for seed in (0, 1):
+        params = fresh_params((1, 4, 4), 3, Recipe((2,), features=4), l2o.Stream(seed))
+        network = ScoreNetwork("noise", (1, 4, 4), params, 0.5, ("noise",))
+        save_score_network(network, folder / f"score-{seed}.safetensors", training={"seed": seed})
+
+    def load(path: Path) -> str:
+        return checkpoint.digest(load_score_network(path.with_suffix(".safetensors")).params)
+
+    for ending in ("safetensors", "toml"):
+        yield Kind(folder / f"score-0.{ending}", (folder / f"score-1.{ending}").read_bytes(), load)
 
 
 def checkpoints(folder: Path) -> Iterator[Kind]:
@@ -242,7 +257,7 @@ def main() -> None:
     chance, counts = random.Random(arguments.seed), Counter()
     with tempfile.TemporaryDirectory() as folder:
         kinds = []
-        for make in (weights, checkpoints, data_files, mnist):
+        for make in (weights, score_networks, checkpoints, data_files, mnist):
             (Path(folder) / make.__name__).mkdir()
             kinds += make(Path(folder) / make.__name__)
         contents = [kind.path.read_bytes() for kind in kinds]

@@ -57,6 +57,9 @@ HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
 CURVES = ("tests/evaluation/test_compare.py",)
 MIXTURE = ("tests/tasks/test_mixture.py",)
+GAN_LOSSES = ("tests/tasks/test_gan.py::test_losses_and_gradients_are_those_of_plain_modules",)
+GAN_METRICS = ("tests/tasks/test_gan.py::test_metrics_are_the_scores_of_the_samples",)
+SCORES = ("tests/tasks/test_scores.py",)
 STEPPING = ("tests/contract/test_torch_optimizer.py",)
 STATE = ("tests/contract/test_torch_state.py",)
 REFUSALS = ("tests/contract/test_torch_refusals.py",)
@@ -669,6 +672,77 @@ FAULTS = [
         ".at(trajectory=rng.trajectory // self.trajectories_each)",
         "",
         MIXTURE,
+    ),
+    # Adversarial networks and their scores.
+    Fault(
+        "loss of the discriminator not halved",
+        "tasks/gan.py",
+        "+ softplus(about_generated).mean(1)) / 2",
+        "+ softplus(about_generated).mean(1))",
+        GAN_LOSSES,
+    ),
+    Fault(
+        "real and generated images change places",
+        "tasks/gan.py",
+        "softplus(-about_real)",
+        "softplus(about_real)",
+        GAN_LOSSES,
+    ),
+    Fault(
+        "generator maximises the saturating loss",
+        "tasks/gan.py",
+        "else -softplus(logits)",
+        "else softplus(logits)",
+        GAN_LOSSES,
+    ),
+    Fault(
+        "real images in [0, 1] beside a tanh",
+        "tasks/gan.py",
+        ".float() / 127.5 - 1",
+        ".float() / 255",
+        ("tests/tasks/test_gan.py::test_images_are_scaled_as_the_networks_need_them",),
+    ),
+    Fault(
+        "first layer of a discriminator normalised",
+        "tasks/gan_architecture.py",
+        "[0 if generates else 1 :]",
+        "[0:]",
+        GAN_LOSSES,
+    ),
+    Fault(
+        "features of images in [-1, 1]",
+        "tasks/gan.py",
+        "self.scores.outputs(self._unit(self._real(self._references)))",
+        "self.scores.outputs(self._real(self._references))",
+        GAN_METRICS,
+    ),
+    Fault(
+        "verdict of a discriminator turned round",
+        "tasks/gan.py",
+        "(about_real <= 0)",
+        "(about_real >= 0)",
+        GAN_METRICS,
+    ),
+    Fault(
+        "marginal of the inception score not a mean",
+        "tasks/scores.py",
+        "logs.logsumexp(0)",
+        "logs.mean(0)",
+        SCORES,
+    ),
+    Fault(
+        "covariances of the distance not mixed",
+        "tasks/scores.py",
+        "- 2 * mixed",
+        "- mixed",
+        SCORES,
+    ),
+    Fault(
+        "roots of covariances left out",
+        "tasks/scores.py",
+        "_root(covariances[0]) @",
+        "covariances[0] @",
+        SCORES,
     ),
     Fault(
         "a mixture is known by its first family",

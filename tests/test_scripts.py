@@ -29,3 +29,10 @@ def test_a_run_killed_three_times_ends_with_the_same_bits():
     assert sum(line.startswith("kill ") for line in lines) == 3
     assert lines[-1].startswith("PASSED: 3 kills, ")
     assert lines[-1].endswith("different at the end: nothing")
+
+
+@pytest.mark.slow
+def test_the_score_network_for_digits_is_trained_again(tmp_path):
+    (line,) = run("train_score_networks.py", "digits", "--folder", str(tmp_path))
+    assert line.startswith("score network digits, test accuracy 0.98")
+    assert {path.name for path in tmp_path.iterdir()} == {"digits.safetensors", "digits.toml"}

@@ -10,11 +10,15 @@ from l2o.tasks.classification import SparseClassification
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Dataset
 from l2o.tasks.functions import BenchmarkFunction
+from l2o.tasks.gan import GAN
+from l2o.tasks.gan_architecture import Architecture, Network
 from l2o.tasks.gaussian_mixture import GaussianMixtureEM
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.multitask import MultitaskDigits
 from l2o.tasks.quadratic import Quadratics
+from l2o.tasks.score_network import ScoreNetwork
+from l2o.tasks.score_training import Recipe, fresh_params
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 
@@ -22,6 +26,15 @@ from l2o.tasks.wrappers import ConvexRegulariser, NoisyGradients, RandomScaling
 def noise_images(examples: int = 30, shape: tuple[int, ...] = (3, 3)) -> Dataset:
     pixels = Stream(0).child("pixels").integers(256, (examples, *shape))[0].to(torch.uint8)
     return Dataset("noise", pixels, torch.arange(examples) % 4, classes=4, complete=True, note="noise")
+
+
+def untrained_scores(image: tuple[int, int, int]) -> ScoreNetwork:
+    return ScoreNetwork("noise", image, fresh_params(image, 4, Recipe((3,), features=5), Stream(0)))
+
+
+def small_gan(architecture: Architecture) -> GAN:
+    image = architecture.image
+    return GAN(noise_images(shape=image), architecture, untrained_scores(image), batch=6, samples=20)
 
 
 def points() -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +89,10 @@ FAMILIES = {
     "sparse classification": lambda: SparseClassification(hidden=4, sizes=(20, 9, 20, 9, 9)),
     "multitask digits": lambda: MultitaskDigits(hidden=3, labelled=20, batch=5),
     "gaussian mixture": lambda: GaussianMixtureEM(points=9, validation_size=4, test_size=4),
+    "gan perceptrons": lambda: small_gan(Architecture((1, 4, 4), 3, 0, Network(5, "tanh"), Network(4, "tanh"), None)),
+    "gan convolutions": lambda: small_gan(
+        Architecture((2, 4, 8), 3, 2, Network(2, "tanh", batch_norm=True), Network(3, "tanh"), None)
+    ),
     "module regression": lambda: ModuleTask(perceptron, nn.functional.mse_loss, points(), test=points(), batch=16),
     "module images": lambda: ModuleTask(convolution, nn.CrossEntropyLoss(), noise_images(), batch=16),
     "scaled quadratics": lambda: RandomScaling(Quadratics(4)),

@@ -147,6 +147,10 @@ class AlternateFamily(TaskFamily, ABC):
     def loss_named(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """One of the losses of ONE task, a scalar: leaves without the tasks axis. Pure, and usable under vmap."""
 
+    def losses_named(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tensor:
+        """One of the losses of every task: `[tasks]`."""
+        return torch.func.vmap(lambda p, i, b: self.loss_named(name, p, i, b))(params, instance, batch)
+
     def updated(self, name: str, params: Tree, instance: Tree, batch: Tree) -> Tree:
         """New values of some parameters of ONE task, by one of the family's own updates. Pure, and usable under vmap.
 
@@ -169,9 +173,7 @@ class AlternateFamily(TaskFamily, ABC):
         with torch.enable_grad():
             fixed = {name: leaf.detach() for name, leaf in params.items()}
             leaves = {name: fixed[name].requires_grad_() for name in self.groups[group]}
-            values = torch.func.vmap(lambda p, i, b: self.loss_named(loss, p, i, b))(
-                {**fixed, **leaves}, instance, batch
-            )
+            values = self.losses_named(loss, {**fixed, **leaves}, instance, batch)
             if not values.requires_grad:
                 raise ArgumentError(f"the loss {loss!r} does not reach the group {group!r}; name another pair")
             grads = torch.autograd.grad(values.sum(), list(leaves.values()), materialize_grads=True)

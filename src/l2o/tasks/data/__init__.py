@@ -8,5 +8,6 @@ from l2o.tasks.data.cifar import read_cifar
 from l2o.tasks.data.dataset import Dataset, Split
 from l2o.tasks.data.idx import read_idx
 from l2o.tasks.data.pgm import read_pgm_zip
+from l2o.tasks.data.shrink import halved
 
-__all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "read_cifar", "read_idx", "read_pgm_zip"]
+__all__ = ["DATASETS", "Dataset", "Split", "halved", "load_dataset", "read_cifar", "read_idx", "read_pgm_zip"]
