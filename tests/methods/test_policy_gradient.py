@@ -357,11 +357,15 @@ def test_rewards_rise_with_what_is_better():
         (PublishedReward("error", 20_000), lower, -1), (PublishedReward("accuracy", 1000), lower, -1),
         (PublishedReward("score", 10), higher, 1),
     ):  # fmt: skip
-        worse, better = reward(metric, goal)
+        worse, better = reward(metric, goal, torch.zeros(2))
         assert (better - worse) * sign > 0
-    assert PublishedReward("error", 20_000)(torch.tensor([4.0]), lower).item() == 5000.0
-    assert PublishedReward("accuracy", 100)(torch.tensor([0.2, 0.7]), lower).tolist() == [-125.0, -200.0]
-    assert PublishedReward("score", 10)(torch.tensor([3.0]), higher).item() == 90.0
+    assert PublishedReward("error", 20_000)(torch.tensor([4.0]), lower, torch.zeros(1)).item() == 5000.0
+    assert PublishedReward("accuracy", 100)(torch.tensor([0.2, 0.7]), lower, torch.zeros(2)).tolist() == [
+        -125.0,
+        -200.0,
+    ]
+    assert PublishedReward("score", 10)(torch.tensor([3.0]), higher, torch.zeros(1)).item() == 90.0
+    assert NegativeReward(0.1)(torch.tensor([3.0]), lower, torch.tensor([5.0])).item() == -3.5
 
 
 def test_a_run_that_collapsed_is_worth_its_start():

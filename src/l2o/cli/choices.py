@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import log_grid
-from l2o.experiments import optimizers_cubed, stronger_baselines
+from l2o.experiments import autoloss, optimizers_cubed, stronger_baselines
 from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import OptimizerMethod
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
@@ -89,7 +89,11 @@ METHODS: dict[str, Callable[[Weights, Objective], OptimizerMethod]] = {
 }
 """Methods by name, from what the meta-loss sums."""
 
-EXPERIMENTS: dict[str, Experiment] = {**optimizers_cubed.EXPERIMENTS, **stronger_baselines.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    **optimizers_cubed.EXPERIMENTS,
+    **stronger_baselines.EXPERIMENTS,
+    **autoloss.EXPERIMENTS,
+}
 """Experiments by PAPER/EXPERIMENT."""
 
 RULES = {

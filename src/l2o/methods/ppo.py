@@ -114,8 +114,7 @@ class PPO(Method[Controller, ReplicatedLosses]):
         last, _ = agent.features(record.observations[-1], record.exit["agent"])
         decided = Decided.of(record)
         rows = torch.cat([decided.features, last.to(decided.features)[:, None]], dim=1)  # [tasks, steps + 1, width]
-        goal = after.family.goal
-        earned = self.reward(after.metrics()[goal.metric], goal) - self.reward(process.metrics()[goal.metric], goal)
+        earned = self._worth(after) - self._worth(process)
         logs = torch.stack([action["log_probability"] for action in record.actions], dim=1)
         counted = decided.weights > 0
         transitions = Transitions(
@@ -132,6 +131,11 @@ class PPO(Method[Controller, ReplicatedLosses]):
         diagnostics = {"reward": float(earned.mean()), **shares(decided, after), **outcomes(after)}
         rng = after.rng.child("minibatch").over(range(1)).at(step=after.step)
         return self._estimate(agent, transitions, rng, 0, diagnostics), Trajectory(after, record.exit)
+
+    def _worth(self, process: ReplicatedLosses) -> Tensor:
+        """The reward of the runs' last validations, `[tasks]`."""
+        goal = process.family.goal
+        return self.reward(process.metrics()[goal.metric], goal, process.measures["cost"])
 
     def _estimate(
         self, agent: Controller, transitions: Transitions, rng: Stream, update: int, diagnostics: dict[str, float]

@@ -12,9 +12,9 @@ from l2o.tasks.alternate import Goal
 
 
 class Reward(Protocol):
-    """From a metric `[tasks]` to rewards `[tasks]`, higher for better."""
+    """From a metric and what was spent, both `[tasks]`, to rewards `[tasks]`, higher for better."""
 
-    def __call__(self, metric: Tensor, goal: Goal) -> Tensor: ...
+    def __call__(self, metric: Tensor, goal: Goal, cost: Tensor) -> Tensor: ...
 
 
 class LogReward:
@@ -23,15 +23,25 @@ class LogReward:
     The metric must be positive.
     """
 
-    def __call__(self, metric: Tensor, goal: Goal) -> Tensor:
+    def __call__(self, metric: Tensor, goal: Goal, cost: Tensor) -> Tensor:
+        del cost
         return -metric.log() if goal.better == "lower" else metric.log()
 
 
 class NegativeReward:
-    """A metric that is to be high as it is, and minus one that is to be low: for metrics of any sign."""
+    """A metric that is to be high as it is, and minus one that is to be low: for metrics of any sign.
 
-    def __call__(self, metric: Tensor, goal: Goal) -> Tensor:
-        return -metric if goal.better == "lower" else metric
+    Args:
+        price: of a unit of cost, taken off; not negative.
+    """
+
+    def __init__(self, price: float = 0.0) -> None:
+        if not 0 <= price < float("inf"):
+            raise ArgumentError(f"price is {price}; it must be finite and not negative")
+        self.price = price
+
+    def __call__(self, metric: Tensor, goal: Goal, cost: Tensor) -> Tensor:
+        return (-metric if goal.better == "lower" else metric) - self.price * cost
 
 
 class PublishedReward:
@@ -53,8 +63,8 @@ class PublishedReward:
             raise ArgumentError(f"factor is {factor}; it must be positive")
         self.form, self.factor = form, factor
 
-    def __call__(self, metric: Tensor, goal: Goal) -> Tensor:
-        del goal
+    def __call__(self, metric: Tensor, goal: Goal, cost: Tensor) -> Tensor:
+        del goal, cost
         if self.form == "error":
             return self.factor / metric
         if self.form == "accuracy":
@@ -76,7 +86,7 @@ def rewards(process: ReplicatedLosses, reward: Reward) -> Tensor:
     goal, judgement = process.family.goal, process.judgement
     lost = (process.outcome == Outcome.DIVERGED) | (process.outcome == Outcome.COLLAPSED)
     metric = torch.where(lost, judgement.first, judgement.metrics[goal.metric])
-    found = reward(metric, goal)
+    found = reward(metric, goal, process.measures["cost"])
     if not bool(torch.isfinite(found).all()):
         worst = metric[~torch.isfinite(found)][0]
         raise ArgumentError(

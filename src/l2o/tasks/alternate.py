@@ -1,10 +1,11 @@
 """Task families with several losses and several groups of parameters: what a schedule alternates between."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -122,11 +123,20 @@ class AlternateFamily(TaskFamily, ABC):
     ) -> None:
         self.loss_names = tuple(losses)
         self.groups = {name: tuple(parameters) for name, parameters in groups.items()}
-        self.choices = tuple(choices)
-        self.goal = goal
-        if not self.choices:
+        self.goal, self.updates = goal, tuple(updates)
+        self.choices = self._checked(choices)
+
+    def with_choices(self, choices: Sequence[Choice]) -> Self:
+        """The same family with other admissible actions: joint training, for instance."""
+        other = copy.copy(self)
+        other.choices = self._checked(choices)
+        return other
+
+    def _checked(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The choices, or an error that says what is wrong with them."""
+        if not choices:
             raise ArgumentError("choices is empty; a schedule needs at least one")
-        for choice in self.choices:
+        for choice in choices:
             for loss, group in choice.pairs:
                 if loss not in self.loss_names:
                     known = ", ".join(self.loss_names)
@@ -134,9 +144,10 @@ class AlternateFamily(TaskFamily, ABC):
                 if group not in self.groups:
                     known = ", ".join(self.groups)
                     raise ArgumentError(f"choice {choice.name!r} names the group {group!r}; there are {known}")
-            if choice.update is not None and choice.update not in updates:
-                known = ", ".join(updates) or "none"
+            if choice.update is not None and choice.update not in self.updates:
+                known = ", ".join(self.updates) or "none"
                 raise ArgumentError(f"choice {choice.name!r} names the update {choice.update!r}; there are {known}")
+        return tuple(choices)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

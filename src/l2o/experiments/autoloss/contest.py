@@ -1,0 +1,219 @@
+"""A learned schedule against everything simple: constant rates, chance, time alone, and itself without its eyes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from l2o.evaluation.results import Tabled
+from l2o.evaluation.tables import in_words
+from l2o.evaluation.verdicts import Verdict
+from l2o.experiments.autoloss.problems import Problem
+from l2o.experiments.autoloss.trials import Row, Runs, Trials
+from l2o.rng import Stream
+from l2o.schedules.base import Schedule
+from l2o.schedules.fixed import ConstantRates, InTurn, RatesInTime, Recorded
+from l2o.schedules.runs import ScheduledRun
+from l2o.tasks.splits import Purpose
+
+RATES = 11
+"""Constant rates that are tried."""
+
+GRID = 50
+"""Runs of the search for a penalty's weight: 20 in decades from 0.001 to 10, 15 between the best one's neighbours in
+equal ratios, 15 between the best one's neighbours in equal steps, as published."""
+
+LEARNED = "learned schedule"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The rows of a problem's table, on one purpose of its data.
+
+    Args:
+        problem: whose.
+        purpose: the parts that models were trained with.
+        rows: by name, in the order of the table.
+        weight: the best weight of the penalty in joint training, or None.
+        rate: the best constant rate of the first choice.
+    """
+
+    problem: Problem
+    purpose: Purpose
+    rows: dict[str, Row]
+    weight: float | None
+    rate: float
+
+    @property
+    def metric(self) -> str:
+        return self.problem.families(self.purpose, self.problem.seed).goal.metric
+
+    @property
+    def higher(self) -> bool:
+        return self.problem.families(self.purpose, self.problem.seed).goal.better == "higher"
+
+    def table(self, title: str, note: str = "") -> Tabled:
+        """Everything about every row."""
+        problem, first = self.problem, self.problem.families(self.purpose, self.problem.seed).choices[0].name
+        rows: list[dict[str, str | float | None]] = []
+        for row in self.rows.values():
+            found: dict[str, str | float | None] = {"schedule": row.name}
+            found[f"{problem.measure}, validation"] = in_words(row.interval(self.metric, price=problem.price))
+            if problem.tested:
+                found[problem.tested] = in_words(row.interval(problem.tested))
+            shares = row.stacked("shares")
+            found[f"share of {first}"] = f"{shares[..., 0].mean():.2f}" if shares.shape[-1] > 1 else ""
+            found["steps"] = f"{row.stacked('steps').mean():,.0f}"
+            found["diverged"] = f"{int(row.stacked('diverged').sum())} of {row.stacked('diverged').size}"
+            found["runs spent"] = f"{row.spent:,}" if row.spent else ""
+            rows.append(found)
+        seeds = f"{problem.trials} trials; mean over seeds and trials with its 95 % interval."
+        return Tabled(title, rows, " ".join(filter(None, [seeds, note])))
+
+    def better(self, name: str, other: str, *, claim: str, note: str = "") -> Verdict:
+        """Whether a row is better than another one with certainty."""
+        interval = self.rows[name].above(self.rows[other], self.metric, price=self.problem.price)
+        passed = interval.low > 0 if self.higher else interval.high < 0
+        side = "above" if self.higher else "below"
+        return Verdict(
+            claim=claim,
+            criterion=f"95 % interval of the mean difference in {self.problem.measure}, validation, trial by trial "
+            f"(seeds of schedules and trials resampled), lies {side} 0",
+            measured=interval.estimate,
+            runs=self.rows[name].stacked("steps").size,
+            passed=passed,
+            interval=(interval.low, interval.high),
+            note=note,
+        )
+
+
+def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: int | None = None) -> Contest:
+    """Trains what has to be trained, and runs every row of a problem's table."""
+    family = problem.families(purpose, problem.seed)
+    count = len(family.choices)
+
+    def run(name: str, schedule: Callable[[], Schedule]) -> Runs:
+        return trials.run(problem, name, schedule, purpose=purpose, data=data)
+
+    rows: dict[str, Row] = {}
+
+    def add(name: str, runs: Sequence[Runs], spent: int = 0) -> None:
+        rows[name] = Row(name, runs, spent)
+
+    primary = family.choices[problem.primary].name
+    add(f"{primary} alone", [run("alone", lambda: InTurn([problem.primary], choices=count))])
+    weight = None
+    if problem.joint is not None:
+        weight = best_weight(problem, trials, purpose)
+        joint = problem.joint(purpose, problem.seed if data is None else data, weight)
+        found = trials.run(problem, "joint", lambda: InTurn([0], choices=1), purpose=purpose, data=data, family=joint)
+        add(f"both at once, weight {weight:.3g}", [found], GRID)
+    add("in turn", [run("in turn", lambda: InTurn(list(range(count))))])
+    add("coin" if count == 2 else "equal rates", [run("coin", lambda: rates(count, problem.primary, 1 / count))])
+    rate = best_rate(problem, trials)
+    add("best constant rate", [run("constant", lambda: rates(count, problem.primary, rate))], problem.budget)
+    untrained = [
+        run(f"untrained-{seed}", lambda seed=seed: problem.controller(seed)) for seed in trials.untrained_seeds
+    ]
+    add("untrained controller", untrained)
+    timed = [
+        run(f"time-{seed}", lambda seed=seed: trials.trained(problem, seed, features="time"))
+        for seed in trials.controller_seeds
+    ]
+    add("learned, from time alone", timed, problem.budget)
+    learned = {seed: trials.trained(problem, seed) for seed in trials.controller_seeds}
+    add(LEARNED, [run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned], problem.budget)
+    blind = [_blind(problem, trials, seed, schedule, purpose, run) for seed, schedule in learned.items()]
+    add("its decisions of another trial", [replayed for replayed, _ in blind], problem.budget)
+    add("its probabilities, shuffled in time", [shuffled for _, shuffled in blind], problem.budget)
+    return Contest(problem, purpose, rows, weight, rate)
+
+
+def rates(count: int, primary: int, rate: float) -> ConstantRates:
+    """The primary choice at a rate, all others equally often."""
+    rest = (1 - rate) / max(1, count - 1)
+    return ConstantRates([rate if number == primary else rest for number in range(count)])
+
+
+def best_rate(problem: Problem, trials: Trials) -> float:
+    """The constant rate of the primary choice whose validation is best, found with as many runs as a training takes."""
+    family = problem.families("controller", problem.seed)
+    count, each = len(family.choices), max(2, problem.budget // RATES)
+    tried = np.linspace(0.02, 0.98, RATES)
+    scores = []
+    for rate in tried:
+        schedule = rates(count, problem.primary, float(rate))
+        ran = trials.run(
+            problem, f"rate-{rate:.3f}", lambda made=schedule: made, purpose="controller", trials=each, stream="search"
+        )
+        scores.append(_score(problem, ran))
+    return float(tried[int(np.argmin(scores))])
+
+
+def best_weight(problem: Problem, trials: Trials, purpose: Purpose) -> float:
+    """The weight of the penalty whose joint training validates best, by the published search."""
+    made = problem.joint
+    assert made is not None
+    few = trials.preset == "smoke"
+    scores: dict[float, float] = {}
+
+    def search(weights: Sequence[float]) -> None:
+        for weight in weights:
+            weight = float(f"{weight:.6g}")
+            if weight not in scores:
+                ran = trials.run(
+                    problem,
+                    f"weight-{weight:.6g}",
+                    lambda: InTurn([0], choices=1),
+                    purpose=purpose,
+                    family=made(purpose, problem.seed, weight),
+                    trials=1,
+                    stream="search",
+                )
+                scores[weight] = _score(problem, ran)
+
+    def around() -> tuple[float, float]:
+        ordered = sorted(scores)
+        place = ordered.index(min(scores, key=lambda weight: scores[weight]))
+        return ordered[max(0, place - 1)], ordered[min(len(ordered) - 1, place + 1)]
+
+    search(np.geomspace(1e-3, 10, 3 if few else 20).tolist())
+    search(np.geomspace(*around(), 2 if few else 17)[1:-1].tolist())
+    search(np.linspace(*around(), 2 if few else 17)[1:-1].tolist())
+    return min(scores, key=lambda weight: scores[weight])
+
+
+def _score(problem: Problem, ran: Runs) -> float:
+    """What is to be low."""
+    goal = problem.families("controller", problem.seed).goal
+    value = float((ran.metrics[goal.metric] + problem.price * ran.cost).mean())
+    return value if goal.better == "lower" else -value
+
+
+def _blind(
+    problem: Problem,
+    trials: Trials,
+    seed: int,
+    schedule: Schedule,
+    purpose: Purpose,
+    run: Callable[[str, Callable[[], Schedule]], Runs],
+) -> tuple[Runs, Runs]:
+    """The learned schedule without its eyes: each trial gets the next one's decisions; and chance at shuffled rates."""
+    ran = trials.record(problem, schedule, purpose=purpose)
+    decided = _filled(ran)  # [trials, steps]
+    replayed = run(f"replayed-{seed}", lambda: Recorded(decided.roll(1, 0).T, schedule.choices))
+    counts = torch.nn.functional.one_hot(decided, schedule.choices).double().mean(0)  # [steps, choices]
+    order = torch.from_numpy(Stream(seed, ("shuffle",)).generators()[0].permutation(len(counts)))
+    shuffled = run(f"shuffled-{seed}", lambda: RatesInTime(counts[order].tolist()))
+    return replayed, shuffled
+
+
+def _filled(ran: ScheduledRun) -> torch.Tensor:
+    """Decisions of each trial, `[trials, steps of a whole run]`: one that ended early goes round again."""
+    steps = ran.process.steps
+    rows = []
+    for row in ran.choices:
+        kept = row[row >= 0]
+        rows.append(kept.repeat(-(-steps // len(kept)))[:steps])
+    return torch.stack(rows)

@@ -1,0 +1,299 @@
+"""The problems of AutoLoss's experiments: how schedules are trained on each, and how they are tried."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from l2o.horizons import ConstantHorizon
+from l2o.meta_optimizer import MetaAdam
+from l2o.optimizers.base import LearnedOptimizer
+from l2o.optimizers.handcrafted import Adam
+from l2o.outer_loop import Plan
+from l2o.processes.replicated_losses import Settings
+from l2o.schedules.controllers import Controller
+from l2o.schedules.features import Features, MeasureFeatures, RobustFeatures
+from l2o.schedules.rewards import LogReward, NegativeReward, Reward
+from l2o.sources import describe_rules
+from l2o.tasks.alternate import AlternateFamily, Choice
+from l2o.tasks.classification import SparseClassification
+from l2o.tasks.gan import GAN
+from l2o.tasks.gaussian_mixture import GaussianMixtureEM
+from l2o.tasks.multitask import MultitaskDigits
+from l2o.tasks.regression import QuadraticRegression
+from l2o.tasks.splits import Purpose
+
+Families = Callable[[Purpose, int], AlternateFamily]
+"""A family from the parts of the data that it uses and the seed of the draw."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem, and how schedules are trained and tried on it.
+
+    Args:
+        name: of its folder.
+        title: in tables.
+        families: makes the family.
+        rules: for each group, the optimizer that steps it.
+        settings: how choices become updates, the optimizers aside.
+        steps: choices of a run, in training and in trials; a run may end earlier.
+        plan: of the training of schedules; its horizon is `steps`.
+        trials: runs that are reported on, each from a start of its own.
+        measure: what the goal's metric is, in words.
+        tested: the metric that is reported besides, "" for none.
+        primary: number of the choice that alone makes the first baseline.
+        hidden: units of the controller's hidden layer.
+        reward: what a run is worth.
+        price: of a unit of cost, added to the measure; not negative.
+        joint: the weight of the penalty becomes this family's in joint training, or None without a penalty.
+        seed: of everything that is drawn for it.
+    """
+
+    name: str
+    title: str
+    families: Families
+    rules: Mapping[str, LearnedOptimizer]
+    settings: Mapping[str, int | None]
+    steps: int
+    plan: Plan
+    trials: int = 10
+    measure: str = "validation"
+    tested: str = "test"
+    primary: int = 0
+    hidden: int = 16
+    reward: Reward = field(default_factory=LogReward)
+    price: float = 0.0
+    joint: Callable[[Purpose, int, float], AlternateFamily] | None = None
+    seed: int = 1
+
+    @property
+    def settled(self) -> Settings:
+        """The settings of its runs."""
+        return Settings(optimizers=self.rules, **self.settings)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def training_plan(self) -> Plan:
+        """The plan with the horizon of the runs, in windows of a tenth of it."""
+        return replace(self.plan, horizon=ConstantHorizon(self.steps, max(1, self.steps // 10)))
+
+    @property
+    def budget(self) -> int:
+        """Runs that training one schedule takes, validations aside."""
+        return self.plan.trajectories * self.plan.tasks
+
+    def controller(self, seed: int, *, features: str = "state", bias: Sequence[float] | None = None) -> Controller:
+        """A fresh controller that sees the state of the run, or only the time; `bias` is what it prefers at first."""
+        family = self.families("controller", self.seed)
+        seen: Features
+        if features == "time":
+            seen = MeasureFeatures(["progress"])
+        else:
+            pairs = [pair for pair in family.pairs if pair[0] in family.loss_names]
+            seen = RobustFeatures(pairs, list(dict.fromkeys(loss for loss, _ in pairs)), family.goal.metric)
+        hidden = [self.hidden] if self.hidden else []
+        return Controller(seen, len(family.choices), hidden=hidden, bias=bias, seed=seed)
+
+    def describe(self) -> dict[str, Any]:
+        """What makes its runs these runs, in JSON."""
+        return {
+            "name": self.name,
+            "optimizers": describe_rules(self.rules),
+            "settings": dict(self.settings),
+            "steps": self.steps,
+            "trials": self.trials,
+            "seed": self.seed,
+            "plan": asdict(self.training_plan),
+        }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a preset sets for a problem.
+
+    Args:
+        steps: of a run.
+        updates: of the controller.
+        rollouts: runs for each update.
+        trials: runs that are reported on.
+        rate: meta learning rate.
+    """
+
+    steps: int
+    updates: int
+    rollouts: int
+    trials: int
+    rate: float = 0.05
+
+    def plan(self, seed: int = 0) -> Plan:
+        """The plan of a training, ten validations in it."""
+        return Plan(
+            trajectories=self.updates,
+            tasks=self.rollouts,
+            meta_optimizer=MetaAdam(self.rate),
+            validate_every=max(1, self.updates // 10),
+            validation_tasks=max(2, self.rollouts // 2),
+            validation_last=1,
+            checkpoint_every=10,
+            seed=seed,
+        )
+
+
+REGRESSION: Mapping[str, Sizes] = {
+    "smoke": Sizes(120, 2, 4, 3),
+    "laptop": Sizes(6_000, 30, 16, 10),
+    "paper": Sizes(20_000, 400, 1, 10, rate=1e-3),
+}
+CLASSIFICATION: Mapping[str, Sizes] = {
+    "smoke": Sizes(60, 2, 4, 3),
+    "laptop": Sizes(2_000, 30, 16, 10),
+    "paper": Sizes(2_000, 1_000, 1, 10, rate=1e-3),
+}
+DIGITS_GAN: Mapping[str, Sizes] = {
+    "smoke": Sizes(40, 1, 2, 2),
+    "laptop": Sizes(5_000, 15, 4, 3),
+    "paper": Sizes(200_000, 75, 4, 3, rate=0.02),
+}
+MULTITASK: Mapping[str, Sizes] = {
+    "smoke": Sizes(40, 2, 4, 3),
+    "laptop": Sizes(800, 30, 16, 10),
+    "paper": Sizes(2_000, 100, 16, 20),
+}
+MIXTURE: Mapping[str, Sizes] = {
+    "smoke": Sizes(40, 2, 4, 3),
+    "laptop": Sizes(400, 30, 16, 20),
+    "paper": Sizes(1_000, 100, 16, 50),
+}
+
+
+PRICE = 1e-4
+"""Nats that a gradient step of expectation maximisation costs: an exact E-step costs five."""
+
+
+def regression(preset: str, penalty: float = 0.2) -> Problem:
+    """AutoLoss's regression, with the published weight of the penalty."""
+    sizes, small = REGRESSION[preset], preset == "smoke"
+    shape: dict[str, Any] = {"dimensions": 4, "sizes": (60, 60, 60, 60, 100)} if small else {}
+
+    def family(purpose: Purpose, data: int, weight: float = penalty) -> QuadraticRegression:
+        return QuadraticRegression(weight, purpose=purpose, data_seed=data, **shape)
+
+    return Problem(
+        name=f"regression-{penalty:g}",
+        title=f"regression, lambda {penalty:g}",
+        families=family,
+        rules={"model": Adam(5e-4)},
+        settings={"validate_every": 10, "patience": 100, "common": True},
+        steps=sizes.steps,
+        plan=sizes.plan(),
+        trials=sizes.trials,
+        measure="mean squared error",
+        joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
+    )
+
+
+def classification(preset: str, penalty: float = 0.02, *, data_seed: int = 1) -> Problem:
+    """AutoLoss's classifier, with the published weight of the penalty; 10,000 points to report on."""
+    sizes, small = CLASSIFICATION[preset], preset == "smoke"
+    shape: dict[str, Any] = (
+        {"hidden": 4, "sizes": (40, 40, 40, 40, 60)} if small else {"test_size": 10_000 if preset == "laptop" else None}
+    )
+
+    def family(purpose: Purpose, data: int, weight: float = penalty) -> SparseClassification:
+        # Schedules are trained without looking at the test points; few of them save time.
+        settings = shape if purpose == "model" or small else {}
+        return SparseClassification(weight, purpose=purpose, data_seed=data, **settings)
+
+    return Problem(
+        name=f"classification-{penalty:g}" + (f"-data-{data_seed}" if data_seed != 1 else ""),
+        title=f"classification, lambda {penalty:g}",
+        families=family,
+        rules={"model": Adam(1e-3)},
+        settings={"validate_every": 10, "patience": 20, "common": True},
+        steps=sizes.steps,
+        plan=sizes.plan(),
+        trials=sizes.trials,
+        measure="share of errors",
+        joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
+        seed=data_seed,
+    )
+
+
+def multitask(preset: str) -> Problem:
+    """Four tasks on digits that share a layer; the digit is labelled in a quarter of the training images alone."""
+    sizes = MULTITASK[preset]
+
+    def family(purpose: Purpose, data: int) -> MultitaskDigits:
+        return MultitaskDigits(purpose=purpose, labelled=50, data_seed=data)
+
+    rules = dict.fromkeys(family("model", 1).groups, Adam(1e-3))
+    return Problem(
+        name="multitask-digits",
+        title="four tasks on digits",
+        families=family,
+        rules=rules,
+        settings={"validate_every": 10, "patience": None, "common": True},
+        steps=sizes.steps,
+        plan=sizes.plan(),
+        trials=sizes.trials,
+        measure="cross-entropy of the digit",
+        tested="test",
+    )
+
+
+def mixture(preset: str) -> Problem:
+    """Expectation maximisation of a mixture of Gaussians; every run has data of its own."""
+    sizes = MIXTURE[preset]
+
+    def family(purpose: Purpose, data: int) -> GaussianMixtureEM:
+        del data
+        return GaussianMixtureEM(purpose=purpose)
+
+    rules = dict.fromkeys(family("model", 1).groups, Adam(0.03))
+    return Problem(
+        name="gaussian-mixture",
+        title="expectation maximisation",
+        families=family,
+        rules=rules,
+        settings={"validate_every": 10, "patience": None, "common": True},
+        steps=sizes.steps,
+        plan=sizes.plan(),
+        trials=sizes.trials,
+        measure=f"held-out negative log-likelihood, {PRICE:g} added for each unit of cost",
+        primary=1,
+        reward=NegativeReward(PRICE),
+        price=PRICE,
+    )
+
+
+def digits_gan(preset: str) -> Problem:
+    """A GAN of perceptrons on 8x8 digits: the scaled variant of the published one."""
+    sizes = DIGITS_GAN[preset]
+    samples = 50 if preset == "smoke" else 1_000
+
+    def family(purpose: Purpose, data: int) -> GAN:
+        del purpose, data
+        return GAN.digits(samples=samples)
+
+    return gan("digits-gan", "GAN on 8x8 digits (scaled)", family, sizes, every=10 if preset == "smoke" else 250)
+
+
+def gan(name: str, title: str, families: Families, sizes: Sizes, *, every: int) -> Problem:
+    """A GAN under the published optimizers, with a learning rate for small networks."""
+    return Problem(
+        name=name,
+        title=title,
+        families=families,
+        rules=dict.fromkeys(("generator", "discriminator"), Adam(5e-4, beta1=0.5)),
+        settings={"validate_every": every, "patience": None, "collapse_after": 500, "common": True},
+        steps=sizes.steps,
+        plan=sizes.plan(),
+        trials=sizes.trials,
+        measure="inception score",
+        tested="frechet",
+        primary=0,
+    )
+
+
+def joint(family: AlternateFamily) -> AlternateFamily:
+    """The family with one choice: all losses at once."""
+    return family.with_choices([Choice("joint", tuple(dict.fromkeys(family.pairs)))])

@@ -1,0 +1,137 @@
+"""A policy gradient finds the right rate: the regression at lambda = 0.1, from a rate that is far off.
+
+Source: after AutoLoss (Xu et al. 2019), figure 1: there the penalty's weight hardly matters, since the schedule makes
+up for it. Under one Adam for both losses, a share p of steps on the error and the weight lambda act as the weight
+lambda (1 - p) / p, so the best share is known: lambda / (lambda + 0.4) = 0.2.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2o.errors import InterruptedRunError
+from l2o.evaluation.dots import plot_bands
+from l2o.evaluation.results import Shown, Tabled
+from l2o.evaluation.statistics import Interval, bootstrap
+from l2o.evaluation.verdicts import Verdict
+from l2o.experiments.autoloss.problems import Problem, Sizes, regression
+from l2o.experiments.autoloss.trials import history
+from l2o.experiments.study import Study
+from l2o.methods.policy_gradient import PolicyGradient
+from l2o.progress import ProgressBar
+from l2o.train_schedule import train_schedule
+from l2o.weights import save
+
+PENALTY, BEST = 0.1, 0.1 / (0.1 + 0.4)
+START = (float(np.log(0.83 / 0.17)), 0.0)
+"""Biases under which an untrained controller takes the error's step with probability 0.83, as the prototype did."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A preset of this experiment.
+
+    Args:
+        sizes: of the training.
+        seeds: of controllers.
+    """
+
+    sizes: Sizes
+    seeds: tuple[int, ...]
+
+
+PRESETS = {
+    "smoke": Settings(Sizes(60, 2, 4, 2), (1,)),
+    "laptop": Settings(Sizes(3_000, 20, 16, 16), (1, 2, 3)),
+    "paper": Settings(Sizes(3_000, 20, 16, 16), tuple(range(1, 11))),
+}
+
+
+def run(preset: str, results: Path, work: Path) -> None:
+    """Runs the preset and writes its results."""
+    settings = PRESETS[preset]
+    study = Study.of("autoloss/rate", preset, results, work, settings)
+    problem = replace(regression(preset, PENALTY), steps=settings.sizes.steps, plan=settings.sizes.plan())
+    share, value, seconds = [], [], []
+    for seed in settings.seeds:
+        found = _trained(problem, seed, study)
+        updates = [event for event in found["events"] if event["kind"] == "window"]
+        validations = [event for event in found["events"] if event["kind"] == "validation"]
+        share.append([event["share of mse"] for event in updates])
+        value.append([event["validation"] for event in validations])
+        seconds.append(found["seconds"])
+    study.seconds = sum(seconds)
+    shares = np.array(share)  # [seeds, updates]
+    marks = {float(update + 1): bootstrap(shares[:, update]) for update in range(shares.shape[1])}
+    best = dict.fromkeys(marks, Interval(BEST, BEST, BEST, 2))
+    title = f"The share of steps on the error, lambda {PENALTY}"
+    plot_bands(
+        {"learned": marks, f"best, {BEST:g}": best},
+        path=study.folder / "figure.png",
+        title=title,
+        xlabel="updates of the controller, 16 runs each",
+        ylabel="share of steps on the error",
+        xscale="linear",
+        note=f"mean over {len(settings.seeds)} controllers",
+    )
+    study.figures.append(Shown("figure.png", title, f"{title}, against updates; it goes to the best rate."))
+    rows: list[dict[str, str | float | None]] = [
+        {
+            "seed of the controller": str(seed),
+            "share at first": f"{share[place][0]:.3f}",
+            "share at last": f"{share[place][-1]:.3f}",
+            "validation error before": f"{value[place][0]:.3f}",
+            "validation error after": f"{value[place][-1]:.3f}",
+            "seconds": f"{seconds[place]:.0f}",
+        }
+        for place, seed in enumerate(settings.seeds)
+    ]
+    note = "Shares: of all decisions of an update's runs. Errors: mean best validation error of runs from fresh starts."
+    study.tables.append(Tabled("Before and after", rows, note))
+    last, after = shares[:, -1], np.array([entry[-1] for entry in value])
+    verdicts = [
+        Verdict(
+            claim="the controller finds the rate",
+            criterion="share of steps on the error in the last update between 0.12 and 0.32, for every controller",
+            measured=", ".join(f"{entry:.3f}" for entry in last),
+            runs=len(settings.seeds),
+            passed=bool(((last >= 0.12) & (last <= 0.32)).all()),
+        ),
+        Verdict(
+            claim="models trained under it are good",
+            criterion="mean validation error of runs from fresh starts below 4.7 afterwards, for every controller",
+            measured=", ".join(f"{entry:.3f}" for entry in after),
+            runs=len(settings.seeds),
+            passed=bool((after < 4.7).all()),
+        ),
+    ]
+    study.finish(
+        verdicts,
+        summary=f"A controller that begins with a share of 0.83 of its steps on the error is trained by a policy "
+        f"gradient: {settings.sizes.updates} updates of {settings.sizes.rollouts} runs of "
+        f"{settings.sizes.steps:,} steps. The best share is known: {BEST:g}.",
+        seeds=list(settings.seeds),
+    )
+
+
+def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:
+    """How the training went; resumed if it was stopped, not repeated if it is done."""
+    directory = study.work / f"controller-{seed}"
+    plan = replace(problem.training_plan, seed=seed)
+    with ProgressBar(plan.trajectories, f"seed {seed}") as bar:
+        found = train_schedule(
+            problem.controller(seed, bias=START),
+            problem.families("controller", problem.seed),
+            problem.settled,
+            PolicyGradient(problem.reward),
+            plan,
+            reward=problem.reward,
+            directory=directory,
+            listeners=[bar],
+        )
+    if not found.finished:
+        raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+    save(found.schedule, study.folder / "weights" / f"controller-{seed}", found.card)
+    return history(directory, found.seconds)
