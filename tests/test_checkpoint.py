@@ -156,3 +156,11 @@ def test_a_digest_ignores_order_and_sees_names_types_shapes_and_values():
     assert checkpoint.digest({"b": b, "a": a}) == base
     others = [{"a": b, "b": a}, {"a": a.double(), "b": b}, {"a": a.reshape(1, 2), "b": b}, {"a": a, "c": b}, {"a": a}]
     assert base not in {checkpoint.digest(other) for other in others}
+
+
+def test_a_tensor_with_an_odd_stride_along_an_axis_of_length_one_is_written(tmp_path):
+    odd = torch.arange(6.0)[::2][:1]
+    assert odd.stride() == (2,)
+    checkpoint.write(tmp_path / "odd", {"leaf": odd}, {}, kind="test")
+    assert torch.equal(checkpoint.read(tmp_path / "odd", kind="test")[0]["leaf"], odd)
+    assert checkpoint.digest({"leaf": odd}) == checkpoint.digest({"leaf": odd.clone()})

@@ -40,7 +40,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
         metadata: JSON values.
         kind: what the file is, for instance "checkpoint": `read` asks for the same kind.
     """
-    leaves = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
+    leaves = {name: _plain(leaf) for name, leaf in tensors.items()}
     header = {"kind": kind, "version": _VERSION, "metadata": json.dumps(dict(metadata), sort_keys=True)}
     # One entry: safetensors writes several in an order of its own each time, and equal content shall be equal bytes.
     entry = json.dumps({**header, "sha256": _digest(leaves, header)}, sort_keys=True)
@@ -131,7 +131,12 @@ def parse(blob: bytes, *, kind: str, source: str) -> tuple[Tree, dict[str, Any]]
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, types, shapes and bytes of tensors, independent of their order."""
-    return _digest({name: leaf.detach().cpu().contiguous() for name, leaf in tensors.items()}, {})
+    return _digest({name: _plain(leaf) for name, leaf in tensors.items()}, {})
+
+
+def _plain(leaf: torch.Tensor) -> torch.Tensor:
+    """A copy with the strides of its shape: an axis of length 1 may have any, and still count as contiguous."""
+    return leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _header(blob: bytes) -> dict[str, str] | None:

@@ -49,9 +49,9 @@ def plot_dots(
                 if math.isfinite(interval.estimate):
                     axes.plot([interval.estimate], [place], color=colour, marker="o", markersize=6)
             axes.set_yticks(range(len(names)), [figure.literal(name) for name in names])
-            for text, name in zip(axes.get_yticklabels(), names, strict=True):
-                text.set_fontweight("bold" if name == bold else "normal")
             axes.set_ylim(len(names) - 0.5, -0.5)
+        for text, name in zip(grid.flat[0].get_yticklabels(), names, strict=True):
+            text.set_fontweight("bold" if name == bold else "normal")
         for name, value in (lines or {}).items():
             axes = grid.flat[0]
             axes.axvline(value, color=figure.FAINT, linewidth=1.0, linestyle=(0, (4, 3)))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from l2o.evaluation.results import Tabled
-from l2o.evaluation.tables import in_words
+from l2o.evaluation.statistics import Interval
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.problems import Problem
 from l2o.experiments.autoloss.trials import Row, Runs, Trials
@@ -59,9 +59,10 @@ class Contest:
         rows: list[dict[str, str | float | None]] = []
         for row in self.rows.values():
             found: dict[str, str | float | None] = {"schedule": row.name}
-            found[f"{problem.measure}, validation"] = in_words(row.interval(self.metric, price=problem.price))
+            judged = row.interval(self.metric, price=problem.price)
+            found[f"{problem.measure}, validation"] = cell(judged, problem.decimals)
             if problem.tested:
-                found[problem.tested] = in_words(row.interval(problem.tested))
+                found[problem.tested] = cell(row.interval(problem.tested), problem.decimals)
             shares = row.stacked("shares")
             found[f"share of {first}"] = f"{shares[..., 0].mean():.2f}" if shares.shape[-1] > 1 else ""
             found["steps"] = f"{row.stacked('steps').mean():,.0f}"
@@ -86,6 +87,11 @@ class Contest:
             interval=(interval.low, interval.high),
             note=note,
         )
+
+
+def cell(interval: Interval, decimals: int) -> str:
+    """An interval in words with so many decimals."""
+    return f"{interval.estimate:.{decimals}f} [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
 
 
 def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: int | None = None) -> Contest:
@@ -118,11 +124,10 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: 
     ]
     add("untrained controller", untrained)
     timed = [
-        run(f"time-{seed}", lambda seed=seed: trials.trained(problem, seed, features="time"))
-        for seed in trials.controller_seeds
+        run(f"time-{seed}", lambda seed=seed: trials.trained(problem, seed, features="time")) for seed in problem.seeds
     ]
     add("learned, from time alone", timed, problem.budget)
-    learned = {seed: trials.trained(problem, seed) for seed in trials.controller_seeds}
+    learned = {seed: trials.trained(problem, seed) for seed in problem.seeds}
     add(LEARNED, [run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned], problem.budget)
     blind = [_blind(problem, trials, seed, schedule, purpose, run) for seed, schedule in learned.items()]
     add("its decisions of another trial", [replayed for replayed, _ in blind], problem.budget)

@@ -1,7 +1,7 @@
 """The problems of AutoLoss's experiments: how schedules are trained on each, and how they are tried."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from l2o.horizons import ConstantHorizon
@@ -36,11 +36,10 @@ class Problem:
         families: makes the family.
         rules: for each group, the optimizer that steps it.
         settings: how choices become updates, the optimizers aside.
-        steps: choices of a run, in training and in trials; a run may end earlier.
-        plan: of the training of schedules; its horizon is `steps`.
-        trials: runs that are reported on, each from a start of its own.
+        sizes: of its runs and of the training of schedules.
         measure: what the goal's metric is, in words.
         tested: the metric that is reported besides, "" for none.
+        decimals: that tables give.
         primary: number of the choice that alone makes the first baseline.
         hidden: units of the controller's hidden layer.
         reward: what a run is worth.
@@ -54,11 +53,10 @@ class Problem:
     families: Families
     rules: Mapping[str, LearnedOptimizer]
     settings: Mapping[str, int | None]
-    steps: int
-    plan: Plan
-    trials: int = 10
+    sizes: "Sizes"
     measure: str = "validation"
     tested: str = "test"
+    decimals: int = 4
     primary: int = 0
     hidden: int = 16
     reward: Reward = field(default_factory=LogReward)
@@ -72,14 +70,28 @@ class Problem:
         return Settings(optimizers=self.rules, **self.settings)  # pyright: ignore[reportArgumentType]
 
     @property
-    def training_plan(self) -> Plan:
-        """The plan with the horizon of the runs, in windows of a tenth of it."""
-        return replace(self.plan, horizon=ConstantHorizon(self.steps, max(1, self.steps // 10)))
+    def steps(self) -> int:
+        """Choices of a run, in training and in trials; a run may end earlier."""
+        return self.sizes.steps
+
+    @property
+    def trials(self) -> int:
+        """Runs that are reported on, each from a start of its own."""
+        return self.sizes.trials
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of trained schedules."""
+        return range(1, self.sizes.controllers + 1)
+
+    def plan(self, seed: int) -> Plan:
+        """Of the training of a schedule."""
+        return self.sizes.plan(seed)
 
     @property
     def budget(self) -> int:
         """Runs that training one schedule takes, validations aside."""
-        return self.plan.trajectories * self.plan.tasks
+        return self.sizes.updates * self.sizes.rollouts
 
     def controller(self, seed: int, *, features: str = "state", bias: Sequence[float] | None = None) -> Controller:
         """A fresh controller that sees the state of the run, or only the time; `bias` is what it prefers at first."""
@@ -100,9 +112,7 @@ class Problem:
             "optimizers": describe_rules(self.rules),
             "settings": dict(self.settings),
             "steps": self.steps,
-            "trials": self.trials,
             "seed": self.seed,
-            "plan": asdict(self.training_plan),
         }
 
 
@@ -116,6 +126,7 @@ class Sizes:
         rollouts: runs for each update.
         trials: runs that are reported on.
         rate: meta learning rate.
+        controllers: how many schedules are trained, each from a seed of its own.
     """
 
     steps: int
@@ -123,12 +134,14 @@ class Sizes:
     rollouts: int
     trials: int
     rate: float = 0.05
+    controllers: int = 3
 
-    def plan(self, seed: int = 0) -> Plan:
-        """The plan of a training, ten validations in it."""
+    def plan(self, seed: int) -> Plan:
+        """The plan of a training: windows of a tenth of a run, ten validations."""
         return Plan(
             trajectories=self.updates,
             tasks=self.rollouts,
+            horizon=ConstantHorizon(self.steps, max(1, self.steps // 10)),
             meta_optimizer=MetaAdam(self.rate),
             validate_every=max(1, self.updates // 10),
             validation_tasks=max(2, self.rollouts // 2),
@@ -139,27 +152,27 @@ class Sizes:
 
 
 REGRESSION: Mapping[str, Sizes] = {
-    "smoke": Sizes(120, 2, 4, 3),
+    "smoke": Sizes(120, 2, 4, 3, controllers=1),
     "laptop": Sizes(6_000, 30, 16, 10),
     "paper": Sizes(20_000, 400, 1, 10, rate=1e-3),
 }
 CLASSIFICATION: Mapping[str, Sizes] = {
-    "smoke": Sizes(60, 2, 4, 3),
+    "smoke": Sizes(60, 2, 4, 3, controllers=1),
     "laptop": Sizes(2_000, 30, 16, 10),
     "paper": Sizes(2_000, 1_000, 1, 10, rate=1e-3),
 }
 DIGITS_GAN: Mapping[str, Sizes] = {
-    "smoke": Sizes(40, 1, 2, 2),
-    "laptop": Sizes(5_000, 15, 4, 3),
-    "paper": Sizes(200_000, 75, 4, 3, rate=0.02),
+    "smoke": Sizes(40, 1, 2, 2, controllers=1),
+    "laptop": Sizes(5_000, 15, 4, 3, controllers=5),
+    "paper": Sizes(200_000, 75, 4, 3, rate=0.02, controllers=5),
 }
 MULTITASK: Mapping[str, Sizes] = {
-    "smoke": Sizes(40, 2, 4, 3),
+    "smoke": Sizes(40, 2, 4, 3, controllers=1),
     "laptop": Sizes(800, 30, 16, 10),
     "paper": Sizes(2_000, 100, 16, 20),
 }
 MIXTURE: Mapping[str, Sizes] = {
-    "smoke": Sizes(40, 2, 4, 3),
+    "smoke": Sizes(40, 2, 4, 3, controllers=1),
     "laptop": Sizes(400, 30, 16, 20),
     "paper": Sizes(1_000, 100, 16, 50),
 }
@@ -183,9 +196,7 @@ def regression(preset: str, penalty: float = 0.2) -> Problem:
         families=family,
         rules={"model": Adam(5e-4)},
         settings={"validate_every": 10, "patience": 100, "common": True},
-        steps=sizes.steps,
-        plan=sizes.plan(),
-        trials=sizes.trials,
+        sizes=sizes,
         measure="mean squared error",
         joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
     )
@@ -209,9 +220,7 @@ def classification(preset: str, penalty: float = 0.02, *, data_seed: int = 1) ->
         families=family,
         rules={"model": Adam(1e-3)},
         settings={"validate_every": 10, "patience": 20, "common": True},
-        steps=sizes.steps,
-        plan=sizes.plan(),
-        trials=sizes.trials,
+        sizes=sizes,
         measure="share of errors",
         joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
         seed=data_seed,
@@ -232,11 +241,9 @@ def multitask(preset: str) -> Problem:
         families=family,
         rules=rules,
         settings={"validate_every": 10, "patience": None, "common": True},
-        steps=sizes.steps,
-        plan=sizes.plan(),
-        trials=sizes.trials,
+        sizes=sizes,
         measure="cross-entropy of the digit",
-        tested="test",
+        decimals=3,
     )
 
 
@@ -255,9 +262,7 @@ def mixture(preset: str) -> Problem:
         families=family,
         rules=rules,
         settings={"validate_every": 10, "patience": None, "common": True},
-        steps=sizes.steps,
-        plan=sizes.plan(),
-        trials=sizes.trials,
+        sizes=sizes,
         measure=f"held-out negative log-likelihood, {PRICE:g} added for each unit of cost",
         primary=1,
         reward=NegativeReward(PRICE),
@@ -285,12 +290,10 @@ def gan(name: str, title: str, families: Families, sizes: Sizes, *, every: int) 
         families=families,
         rules=dict.fromkeys(("generator", "discriminator"), Adam(5e-4, beta1=0.5)),
         settings={"validate_every": every, "patience": None, "collapse_after": 500, "common": True},
-        steps=sizes.steps,
-        plan=sizes.plan(),
-        trials=sizes.trials,
+        sizes=sizes,
         measure="inception score",
         tested="frechet",
-        primary=0,
+        decimals=2,
     )
 
 

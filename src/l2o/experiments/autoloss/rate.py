@@ -53,7 +53,7 @@ def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results."""
     settings = PRESETS[preset]
     study = Study.of("autoloss/rate", preset, results, work, settings)
-    problem = replace(regression(preset, PENALTY), steps=settings.sizes.steps, plan=settings.sizes.plan())
+    problem = replace(regression(preset, PENALTY), sizes=settings.sizes)
     share, value, seconds = [], [], []
     for seed in settings.seeds:
         found = _trained(problem, seed, study)
@@ -119,7 +119,7 @@ def run(preset: str, results: Path, work: Path) -> None:
 def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:
     """How the training went; resumed if it was stopped, not repeated if it is done."""
     directory = study.work / f"controller-{seed}"
-    plan = replace(problem.training_plan, seed=seed)
+    plan = problem.plan(seed)
     with ProgressBar(plan.trajectories, f"seed {seed}") as bar:
         found = train_schedule(
             problem.controller(seed, bias=START),

@@ -138,11 +138,6 @@ class Trials:
         self.console = console or Console()
 
     @cached_property
-    def controller_seeds(self) -> Sequence[int]:
-        """Seeds of trained controllers."""
-        return range(1, 2) if self.preset == "smoke" else range(1, 4)
-
-    @cached_property
     def untrained_seeds(self) -> Sequence[int]:
         """Seeds of untrained controllers."""
         return range(1, 3) if self.preset == "smoke" else range(1, 6)
@@ -158,14 +153,14 @@ class Trials:
         if not path.exists():
             directory = self.work / name
             self.console.print(f"training a schedule of {problem.title}, seed {seed}; checkpoints in {directory}")
-            plan = problem.training_plan
+            plan = problem.plan(seed)
             with ProgressBar(plan.trajectories, name) as bar:
                 found = train_schedule(
                     problem.controller(seed, features=features),
                     problem.families("controller", problem.seed),
                     problem.settled,
                     PolicyGradient(problem.reward),
-                    replace(plan, seed=seed),
+                    plan,
                     reward=problem.reward,
                     directory=directory,
                     listeners=[bar],
