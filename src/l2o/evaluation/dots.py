@@ -1,6 +1,7 @@
 """Figures of schedules: one dot a contestant, bands against a number, rates in time, grids of images."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,17 @@ def plot_dots(
     if not panels or not all(panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
     names = list(next(iter(panels.values())))
-    width, height = 3.4 + 3.4 * len(panels), 1.5 + 0.34 * len(names)
+    left = max(3.2, 0.085 * max(map(len, names)))
+    width, height = left + 3.4 * len(panels), 1.5 + 0.34 * len(names)
     with figure.sheet(path, (width, height)) as sheet:
         sheet.suptitle(figure.literal(title), x=0.0, y=1.0, ha="left", fontweight="bold", fontsize=13)
         grid = sheet.subplots(1, len(panels), squeeze=False, sharey=True, gridspec_kw={"wspace": 0.12})
-        sheet.subplots_adjust(left=3.2 / width, right=1.0, bottom=0.75 / height, top=1 - 0.75 / height)
+        sheet.subplots_adjust(left=left / width, right=1.0, bottom=0.75 / height, top=1 - 0.95 / height)
+        middle = (left / width + 1.0) / 2
+        sheet.text(middle, 0.2 / height, figure.literal(xlabel), ha="center", va="bottom", color=figure.INK)
         for axes, (heading, rows) in zip(grid.flat, panels.items(), strict=True):
-            figure.label(axes, heading, xlabel, "")
+            figure.label(axes, textwrap.fill(heading, 27), "", "")
+            axes.locator_params(axis="x", nbins=5)
             for place, name in enumerate(names):
                 interval, colour = rows[name], figure.look(1 if name == bold else 0)[0]
                 if all(map(math.isfinite, (interval.low, interval.high))):
@@ -96,7 +101,8 @@ def plot_bands(
                 list(marks), centre, color=colour, linestyle=dashes, marker="o" if points else None, markersize=4.5
             )
             ends.append(figure.End(max(marks), float(centre[-1]), name, colour))
-        notes += ["band: 95 % interval", *([note] if note else [])]
+        bands = any(interval.low < interval.high for marks in curves.values() for interval in marks.values())
+        notes += [*(["band: 95 % interval"] if bands else []), *([note] if note else [])]
         figure.name_ends(axes, ends)
 
 
@@ -112,10 +118,11 @@ def plot_images(panels: Mapping[str, Tensor], *, path: Path, title: str, columns
     if not panels or not all(len(images) for images in panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
     rows = max(-(-len(images) // columns) for images in panels.values())
-    height = 1.0 + 0.5 * rows
-    with figure.sheet(path, (8.2 * len(panels), height)) as sheet:
-        sheet.suptitle(figure.literal(title), x=0.0, y=1.04, ha="left", fontweight="bold", fontsize=13)
+    width, height = 0.45 * columns * len(panels), 0.8 + 0.45 * rows
+    with figure.sheet(path, (width, height)) as sheet:
+        sheet.suptitle(figure.literal(title), x=0.0, y=1.0, ha="left", va="top", fontweight="bold", fontsize=13)
         grid = sheet.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.06})
+        sheet.subplots_adjust(left=0.0, right=1.0, bottom=0.0, top=1 - 0.75 / height)
         for axes, (heading, images) in zip(grid.flat, panels.items(), strict=True):
             axes.set_title(figure.literal(heading))
             axes.set_axis_off()

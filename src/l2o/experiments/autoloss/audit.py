@@ -31,11 +31,11 @@ def run(preset: str, results: Path, work: Path) -> None:
     ]
     study = Study.of("autoloss/null-audit", preset, results, work, problems[0].sizes)
     rows: list[dict[str, str | float | None]] = []
-    verdicts, panels = [], {}
+    verdicts, gains = [], {}
     for problem in problems:
         contest = hold(problem, trials)
         rows.append(_line(contest))
-        panels[problem.title] = {name: _gain(contest, name) for name in (LEARNED, TIMED, SHUFFLED)}
+        gains |= {f"{problem.title}: {name}": _gain(contest, name) for name in (LEARNED, TIMED, SHUFFLED)}
         verdicts += [
             contest.better(
                 LEARNED, CONSTANT, claim=f"{problem.title}: the learned schedule beats the best constant rate"
@@ -48,11 +48,10 @@ def run(preset: str, results: Path, work: Path) -> None:
         study.seconds += seconds_of(problem, trials, [contest])
     title = "What state-dependent schedules gain over the best constant rate"
     plot_dots(
-        panels,
+        {"": gains},
         path=study.folder / "figure.png",
         title=title,
         xlabel="gain, in standard deviations of the constant rate's trials",
-        bold=LEARNED,
     )
     study.figures.append(Shown("figure.png", title, "Gain over the best constant rate, problem by problem."))
     study.tables.insert(0, Tabled("Does any state-dependent schedule beat the best constant rate?", rows))

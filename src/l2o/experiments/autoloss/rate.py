@@ -14,7 +14,7 @@ import numpy as np
 from l2o.errors import InterruptedRunError
 from l2o.evaluation.dots import plot_bands
 from l2o.evaluation.results import Shown, Tabled
-from l2o.evaluation.statistics import Interval, bootstrap
+from l2o.evaluation.statistics import Interval
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.problems import Problem, Sizes, regression
 from l2o.experiments.autoloss.trials import history
@@ -64,17 +64,20 @@ def run(preset: str, results: Path, work: Path) -> None:
         seconds.append(found["seconds"])
     study.seconds = sum(seconds)
     shares = np.array(share)  # [seeds, updates]
-    marks = {float(update + 1): bootstrap(shares[:, update]) for update in range(shares.shape[1])}
-    best = dict.fromkeys(marks, Interval(BEST, BEST, BEST, 2))
+    curves = {
+        f"controller {seed}": {float(place + 1): _point(value) for place, value in enumerate(row)}
+        for seed, row in zip(settings.seeds, share, strict=True)
+    }
+    curves[f"best, {BEST:g}"] = {float(place + 1): _point(BEST) for place in range(shares.shape[1])}
     title = f"The share of steps on the error, lambda {PENALTY}"
     plot_bands(
-        {"learned": marks, f"best, {BEST:g}": best},
+        curves,
         path=study.folder / "figure.png",
         title=title,
-        xlabel="updates of the controller, 16 runs each",
+        xlabel=f"updates of the controller, {settings.sizes.rollouts} runs each",
         ylabel="share of steps on the error",
         xscale="linear",
-        note=f"mean over {len(settings.seeds)} controllers",
+        note="each line a controller",
     )
     study.figures.append(Shown("figure.png", title, f"{title}, against updates; it goes to the best rate."))
     rows: list[dict[str, str | float | None]] = [
@@ -114,6 +117,10 @@ def run(preset: str, results: Path, work: Path) -> None:
         f"{settings.sizes.steps:,} steps. The best share is known: {BEST:g}.",
         seeds=list(settings.seeds),
     )
+
+
+def _point(value: float) -> Interval:
+    return Interval(value, value, value, 2)
 
 
 def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run_regression(preset: str, results: Path, work: Path) -> None:
         ),
         *_against_nulls(clean),
     ]
-    figures = {"published protocol: parts of the schedule": published, "clean: parts of the model": clean}
+    figures = {"published protocol": published, "data that no schedule has seen": clean}
     _draw(study, figures, "Table 1, regression", {"published": 4.0242})
     study.tables += [
         published.table("Published protocol: trained and validated on the parts that schedules are trained with"),
@@ -95,7 +95,7 @@ def run_classification(preset: str, results: Path, work: Path) -> None:
         ),
         *_against_nulls(clean),
     ]
-    _draw(study, {"parts of the model": clean}, "Table 1, classification", {}, metric="test")
+    _draw(study, {"data that no schedule has seen": clean}, "Table 1, classification", {}, metric="test")
     study.tables.append(clean.table("Trained and validated on parts that no schedule has seen", _CLEAN))
     _finish(study, problem, trials, verdicts, [clean])
 
@@ -160,7 +160,7 @@ def _fresh(problem: Problem, trials: Trials, clean: Contest) -> Tabled:
 def _draw(study: Study, contests: dict[str, Contest], title: str, lines: dict[str, float], *, metric: str = "") -> None:
     panels = {
         heading: {
-            row.name.partition(",")[0]: row.interval(metric or contest.metric, price=contest.problem.price)
+            row.name.partition(", weight")[0]: row.interval(metric or contest.metric, price=contest.problem.price)
             for row in contest.rows.values()
         }
         for heading, contest in contests.items()
