@@ -60,6 +60,9 @@ MIXTURE = ("tests/tasks/test_mixture.py",)
 GAN_LOSSES = ("tests/tasks/test_gan.py::test_losses_and_gradients_are_those_of_plain_modules",)
 GAN_METRICS = ("tests/tasks/test_gan.py::test_metrics_are_the_scores_of_the_samples",)
 SCORES = ("tests/tasks/test_scores.py",)
+REPLICATED = ("tests/processes/test_replicated_losses.py",)
+POLICY = ("tests/methods/test_policy_gradient.py",)
+SCHEDULES = ("tests/schedules",)
 STEPPING = ("tests/contract/test_torch_optimizer.py",)
 STATE = ("tests/contract/test_torch_state.py",)
 REFUSALS = ("tests/contract/test_torch_refusals.py",)
@@ -74,6 +77,112 @@ def metatrain(*names: str) -> tuple[str, ...]:
 KILLED = metatrain("a_run_killed_anywhere_resumes_to_the_same_bits")
 
 FAULTS = [
+    # Schedules.
+    Fault(
+        "a choice moves groups that it does not name",
+        "processes/replicated_losses.py",
+        "            touched = torch.stack([used[pair] for pair in pairs]).any(0)\n",
+        "            touched = torch.ones_like(self.alive)\n",
+        REPLICATED,
+    ),
+    Fault(
+        "own optimizers are shared",
+        "processes/replicated_losses.py",
+        'return pair[1] if settings.optimizer_state == "group" else ":".join(pair)',
+        "return pair[1]",
+        REPLICATED,
+    ),
+    Fault(
+        "a repeated choice sees the same minibatch again",
+        "processes/replicated_losses.py",
+        'rng.child("batch") if turn == 0 else rng.child(f"batch {turn}")',
+        'rng.child("batch")',
+        REPLICATED,
+    ),
+    Fault(
+        "runs in common have starts of their own",
+        "processes/replicated_losses.py",
+        "return rng.over([rng.tasks[0]] * len(rng.tasks)) if settings.common else rng",
+        "return rng",
+        REPLICATED,
+    ),
+    Fault(
+        "a run is judged by its worst validation",
+        "processes/judging.py",
+        '(fresh < self.best) if goal.better == "lower"',
+        '(fresh > self.best) if goal.better == "lower"',
+        REPLICATED,
+    ),
+    Fault(
+        "patience is counted from the start",
+        "processes/judging.py",
+        "waited=torch.where(better, 0, self.waited + alive.long())",
+        "waited=self.waited + alive.long()",
+        REPLICATED,
+    ),
+    Fault(
+        "a policy gradient that climbs down",
+        "methods/policy_gradient.py",
+        "torch.autograd.grad(-aim,",
+        "torch.autograd.grad(aim,",
+        POLICY,
+    ),
+    Fault(
+        "a baseline with the run itself in it",
+        "methods/policy_gradient.py",
+        "others = (rewards.sum() - rewards) / (len(rewards) - 1)",
+        "others = rewards.mean()",
+        POLICY,
+    ),
+    Fault(
+        "the moving average is renewed before it is subtracted",
+        "methods/policy_gradient.py",
+        "_clipped(rewards - baseline, self.clip, self.least)",
+        "_clipped(rewards - value, self.clip, self.least)",
+        POLICY,
+    ),
+    Fault(
+        "decisions of dead runs count",
+        "methods/policy_gradient.py",
+        "record.alive[:, :-1].to(features.dtype)",
+        "torch.ones_like(record.alive[:, :-1]).to(features.dtype)",
+        POLICY,
+    ),
+    Fault(
+        "an entropy penalty in the place of a bonus",
+        "methods/policy_gradient.py",
+        "aim = aim + entropy *",
+        "aim = aim - entropy *",
+        POLICY,
+    ),
+    Fault(
+        "what a method remembers is lost on resume",
+        "outer_loop.py",
+        '        self.memory = trees.select(tensors, "carried")\n',
+        "",
+        POLICY,
+    ),
+    Fault(
+        "ppo without its clip",
+        "methods/ppo.py",
+        "bounded = ratio.clamp(1 - self.clip, 1 + self.clip)",
+        "bounded = ratio",
+        POLICY,
+    ),
+    Fault(
+        "the normaliser never freezes",
+        "schedules/features.py",
+        "        if int(learnt) >= self.episodes:\n            return\n",
+        "",
+        SCHEDULES,
+    ),
+    Fault(
+        "equal probabilities are always the first choice",
+        "schedules/base.py",
+        "passed = probabilities.cumsum(1) <= draw[:, None] * probabilities.sum(1, keepdim=True)",
+        "passed = probabilities < probabilities.max(1, keepdim=True).values",
+        SCHEDULES,
+    ),
     # The rollout.
     Fault(
         "agent state not carried from step to step",

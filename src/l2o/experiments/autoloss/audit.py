@@ -9,7 +9,7 @@ from l2o.evaluation.dots import plot_dots
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import Interval
 from l2o.experiments.autoloss.contest import LEARNED, Contest, cell, hold
-from l2o.experiments.autoloss.problems import classification, digits_gan, mixture, multitask, regression
+from l2o.experiments.autoloss.problems import classification, mixture, multitask, players, regression
 from l2o.experiments.autoloss.table1 import CONSTANT, seconds_of
 from l2o.experiments.autoloss.trials import Trials
 from l2o.experiments.study import Study
@@ -27,7 +27,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         classification(preset),
         multitask(preset),
         mixture(preset),
-        digits_gan(preset),
+        players(preset),
     ]
     study = Study.of("autoloss/null-audit", preset, results, work, problems[0].sizes)
     rows: list[dict[str, str | float | None]] = []

@@ -15,7 +15,7 @@ from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import crossed_bootstrap
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.contest import LEARNED, cell, hold
-from l2o.experiments.autoloss.problems import Problem, digits_gan
+from l2o.experiments.autoloss.problems import Problem, players
 from l2o.experiments.autoloss.table1 import CONSTANT, seconds_of
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
@@ -29,7 +29,7 @@ RATIOS = ((1, 1), (1, 3), (1, 5), (1, 7), (1, 9), (1, 11), (3, 1), (5, 1), (7, 1
 
 def run_scores(preset: str, results: Path, work: Path) -> None:
     """Figure 2: scores against steps."""
-    problem, trials = digits_gan(preset), Trials(preset, results, work)
+    problem, trials = players(preset), Trials(preset, results, work)
     study = Study.of("autoloss/fig2-gan", preset, results, work, problem.sizes)
     contest = hold(problem, trials)
     ratios = fixed_ratios(problem, trials, RATIOS[:3] if preset == "smoke" else RATIOS)
@@ -87,7 +87,7 @@ def run_scores(preset: str, results: Path, work: Path) -> None:
 
 def run_samples(preset: str, results: Path, work: Path) -> None:
     """Figure 3: what the generators make."""
-    problem, trials = digits_gan(preset), Trials(preset, results, work)
+    problem, trials = players(preset), Trials(preset, results, work)
     study = Study.of("autoloss/fig3-samples", preset, results, work, problem.sizes)
     family = problem.families("model", problem.seed)
     assert isinstance(family, GAN)

@@ -6,13 +6,14 @@ from typing import Any
 
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
+from l2o.methods.policy_gradient import MovingAverage, PolicyGradient
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import Adam
 from l2o.outer_loop import Plan
 from l2o.processes.replicated_losses import Settings
 from l2o.schedules.controllers import Controller
-from l2o.schedules.features import Features, MeasureFeatures, RobustFeatures
-from l2o.schedules.rewards import LogReward, NegativeReward, Reward
+from l2o.schedules.features import Features, MeasureFeatures, PaperFeatures, PaperGANFeatures, RobustFeatures
+from l2o.schedules.rewards import LogReward, NegativeReward, PublishedReward, Reward
 from l2o.sources import describe_rules
 from l2o.tasks.alternate import AlternateFamily, Choice
 from l2o.tasks.classification import SparseClassification
@@ -44,6 +45,7 @@ class Problem:
         hidden: units of the controller's hidden layer.
         reward: what a run is worth.
         price: of a unit of cost, added to the measure; not negative.
+        published: the features, the temperature and the learning of the paper instead of ours; rewards are `reward`.
         joint: the weight of the penalty becomes this family's in joint training, or None without a penalty.
         seed: of everything that is drawn for it.
     """
@@ -61,6 +63,7 @@ class Problem:
     hidden: int = 16
     reward: Reward = field(default_factory=LogReward)
     price: float = 0.0
+    published: MovingAverage | None = None
     joint: Callable[[Purpose, int, float], AlternateFamily] | None = None
     seed: int = 1
 
@@ -97,13 +100,21 @@ class Problem:
         """A fresh controller that sees the state of the run, or only the time; `bias` is what it prefers at first."""
         family = self.families("controller", self.seed)
         seen: Features
+        losses, gan = list(dict.fromkeys(loss for loss, _ in family.pairs)), isinstance(family, GAN)
+        temperature = 2.0 if self.published is not None and not gan else 1.0
         if features == "time":
             seen = MeasureFeatures(["progress"])
+        elif self.published is None:
+            seen = RobustFeatures(family.pairs, losses, family.goal.metric)
         else:
-            pairs = [pair for pair in family.pairs if pair[0] in family.loss_names]
-            seen = RobustFeatures(pairs, list(dict.fromkeys(loss for loss, _ in pairs)), family.goal.metric)
+            seen = PaperGANFeatures() if gan else PaperFeatures(family.pairs, losses, family.goal.metric)
         hidden = [self.hidden] if self.hidden else []
-        return Controller(seen, len(family.choices), hidden=hidden, bias=bias, seed=seed)
+        return Controller(seen, len(family.choices), hidden=hidden, temperature=temperature, bias=bias, seed=seed)
+
+    @property
+    def method(self) -> PolicyGradient:
+        """How schedules are trained."""
+        return PolicyGradient(self.reward, self.published)
 
     def describe(self) -> dict[str, Any]:
         """What makes its runs these runs, in JSON."""
@@ -161,7 +172,7 @@ CLASSIFICATION: Mapping[str, Sizes] = {
     "laptop": Sizes(2_000, 30, 16, 10),
     "paper": Sizes(2_000, 1_000, 1, 10, rate=1e-3),
 }
-DIGITS_GAN: Mapping[str, Sizes] = {
+PLAYERS: Mapping[str, Sizes] = {
     "smoke": Sizes(40, 1, 2, 2, controllers=1),
     "laptop": Sizes(5_000, 15, 4, 3, controllers=5),
     "paper": Sizes(200_000, 75, 4, 3, rate=0.02, controllers=5),
@@ -198,6 +209,7 @@ def regression(preset: str, penalty: float = 0.2) -> Problem:
         settings={"validate_every": 10, "patience": 100, "common": True},
         sizes=sizes,
         measure="mean squared error",
+        **_published(preset, PublishedReward("error", 20_000), MovingAverage(decay=0.8, clip=20.0)),
         joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
     )
 
@@ -222,6 +234,7 @@ def classification(preset: str, penalty: float = 0.02, *, data_seed: int = 1) ->
         settings={"validate_every": 10, "patience": 20, "common": True},
         sizes=sizes,
         measure="share of errors",
+        **_published(preset, PublishedReward("accuracy", 1_000), MovingAverage(decay=0.9, clip=5.0)),
         joint=lambda purpose, data, weight: joint(family(purpose, data, weight)),
         seed=data_seed,
     )
@@ -270,31 +283,39 @@ def mixture(preset: str) -> Problem:
     )
 
 
-def digits_gan(preset: str) -> Problem:
-    """A GAN of perceptrons on 8x8 digits: the scaled variant of the published one."""
-    sizes = DIGITS_GAN[preset]
+def players(preset: str) -> Problem:
+    """The published GAN on MNIST in the preset paper; else the scaled variant, perceptrons on 8x8 digits."""
+    if preset == "paper":
+        return gan(preset, "mnist-gan", "GAN on MNIST", lambda purpose, data: GAN.mnist(samples=5_000))
     samples = 50 if preset == "smoke" else 1_000
-
-    def family(purpose: Purpose, data: int) -> GAN:
-        del purpose, data
-        return GAN.digits(samples=samples)
-
-    return gan("digits-gan", "GAN on 8x8 digits (scaled)", family, sizes, every=10 if preset == "smoke" else 250)
+    return gan(preset, "digits-gan", "GAN on 8x8 digits (scaled)", lambda purpose, data: GAN.digits(samples=samples))
 
 
-def gan(name: str, title: str, families: Families, sizes: Sizes, *, every: int) -> Problem:
-    """A GAN under the published optimizers, with a learning rate for small networks."""
+def gan(preset: str, name: str, title: str, families: Families) -> Problem:
+    """A GAN under the published optimizers; small networks with a larger learning rate."""
+    paper = preset == "paper"
     return Problem(
         name=name,
         title=title,
         families=families,
-        rules=dict.fromkeys(("generator", "discriminator"), Adam(5e-4, beta1=0.5)),
-        settings={"validate_every": every, "patience": None, "collapse_after": 500, "common": True},
-        sizes=sizes,
+        rules=dict.fromkeys(("generator", "discriminator"), Adam(2e-4 if paper else 5e-4, beta1=0.5)),
+        settings={
+            "validate_every": {"smoke": 10, "laptop": 250, "paper": 500}[preset],
+            "patience": 20 if paper else None,
+            "collapse_after": 500,
+            "common": True,
+        },
+        sizes=PLAYERS[preset],
         measure="inception score",
         tested="frechet",
         decimals=2,
+        **_published(preset, PublishedReward("score", 10), MovingAverage(decay=0.9, clip=20.0, least=1.0)),
     )
+
+
+def _published(preset: str, reward: Reward, baseline: MovingAverage) -> dict[str, Any]:
+    """The paper's reward and baseline in the preset paper, nothing otherwise."""
+    return {"reward": reward, "published": baseline} if preset == "paper" else {}
 
 
 def joint(family: AlternateFamily) -> AlternateFamily:

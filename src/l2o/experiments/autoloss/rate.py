@@ -19,7 +19,6 @@ from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.problems import Problem, Sizes, regression
 from l2o.experiments.autoloss.trials import history
 from l2o.experiments.study import Study
-from l2o.methods.policy_gradient import PolicyGradient
 from l2o.progress import ProgressBar
 from l2o.train_schedule import train_schedule
 from l2o.weights import save
@@ -132,7 +131,7 @@ def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:
             problem.controller(seed, bias=START),
             problem.families("controller", problem.seed),
             problem.settled,
-            PolicyGradient(problem.reward),
+            problem.method,
             plan,
             reward=problem.reward,
             directory=directory,

@@ -16,7 +16,7 @@ from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import crossed_bootstrap
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.contest import best_rate, best_weight, cell, rates
-from l2o.experiments.autoloss.problems import DIGITS_GAN, Problem, classification, digits_gan, gan
+from l2o.experiments.autoloss.problems import Problem, classification, gan, players
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.rng import Stream
@@ -113,7 +113,7 @@ def run_data(preset: str, results: Path, work: Path) -> None:
 
 def run_architectures(preset: str, results: Path, work: Path) -> None:
     """Figure 4b: GANs of sampled architectures."""
-    settings, trials, source = PRESETS[preset], Trials(preset, results, work), digits_gan(preset)
+    settings, trials, source = PRESETS[preset], Trials(preset, results, work), players(preset)
     study = Study.of("autoloss/fig4b-transfer-arch", preset, results, work, settings)
     rows: list[dict[str, str | float | None]] = []
     pairs: dict[str, tuple[float, float]] = {}
@@ -166,17 +166,16 @@ def run_architectures(preset: str, results: Path, work: Path) -> None:
 
 def run_cifar(preset: str, results: Path, work: Path) -> None:
     """Figure 4c: a GAN on CIFAR-10."""
-    trials, source = Trials(preset, results, work), digits_gan(preset)
-    sizes = replace(DIGITS_GAN[preset], trials=2 if preset == "smoke" else 5)
-    study = Study.of("autoloss/fig4c-transfer-cifar", preset, results, work, sizes)
+    trials, source = Trials(preset, results, work), players(preset)
     samples = 50 if preset == "smoke" else 1_000
-    problem = gan(
+    small = gan(
+        preset,
         "cifar-grey-16x16",
         "GAN on grey CIFAR-10 of 16x16",
         lambda purpose, data: GAN.small_cifar(samples=samples),
-        sizes,
-        every=10 if preset == "smoke" else 250,
     )
+    problem = replace(small, sizes=replace(small.sizes, trials=2 if preset == "smoke" else 5))
+    study = Study.of("autoloss/fig4c-transfer-cifar", preset, results, work, problem.sizes)
     made = [
         Row("1:1", [trials.run(problem, "1-1", lambda: InTurn([0, 1]))]),
         Row(
@@ -225,7 +224,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         }
         for name, row in rows.items()
     ]
-    study.tables.append(Tabled("Schedules", table, f"{sizes.trials} starts each."))
+    study.tables.append(Tabled("Schedules", table, f"{problem.trials} starts each."))
     guided = rows["schedule of the digits"]
     verdicts = []
     for other in ("1:1", "untrained controller"):

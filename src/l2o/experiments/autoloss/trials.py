@@ -16,7 +16,6 @@ from l2o import checkpoint
 from l2o.errors import CheckpointError, InterruptedRunError
 from l2o.evaluation.statistics import Array, Interval, crossed_bootstrap
 from l2o.experiments.autoloss.problems import Problem
-from l2o.methods.policy_gradient import PolicyGradient
 from l2o.processes.judging import Outcome
 from l2o.progress import ProgressBar
 from l2o.rng import Stream
@@ -159,7 +158,7 @@ class Trials:
                     problem.controller(seed, features=features),
                     problem.families("controller", problem.seed),
                     problem.settled,
-                    PolicyGradient(problem.reward),
+                    problem.method,
                     plan,
                     reward=problem.reward,
                     directory=directory,
