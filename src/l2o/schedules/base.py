@@ -44,6 +44,11 @@ class Schedule(Agent, ABC):
         del params
         return self.begin(len(rng.tasks))
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the measures that it decides by, as far as it declares them: a process is to show these."""
+        return ()
+
     @abstractmethod
     def begin(self, tasks: int) -> Tree:
         """The state before the first step, leaves `[tasks, ...]`."""

@@ -102,6 +102,10 @@ class Threshold(Schedule):
     def config(self) -> dict[str, Any]:
         return {"first": self.first, "second": self.second, "threshold": self.threshold}
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return (f"loss/{self.first}", f"loss/{self.second}")
+
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
 
@@ -168,6 +172,10 @@ class RatesInTime(Schedule):
 
     def config(self) -> dict[str, Any]:
         return {"rates": self.rates}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("progress",)
 
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
