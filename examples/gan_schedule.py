@@ -11,8 +11,12 @@ STEPS, BATCH, LATENT = 2000, 64, 32
 torch.manual_seed(0)
 torch.set_num_threads(1)  # tensors are small: one thread is as fast as several
 images = l2o.load_dataset("digits", "train").inputs.float().flatten(1) / 127.5 - 1  # 8x8 pixels in [-1, 1]
-generator = nn.Sequential(nn.Linear(LATENT, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 64), nn.Tanh())
-discriminator = nn.Sequential(nn.Linear(64, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1))
+generator = nn.Sequential(
+    nn.Linear(LATENT, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 64), nn.Tanh()
+)
+discriminator = nn.Sequential(
+    nn.Linear(64, 128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)
+)
 networks = {"generator": generator, "discriminator": discriminator}
 optimizers = {name: torch.optim.Adam(net.parameters(), 5e-4, betas=(0.5, 0.999)) for name, net in networks.items()}
 
@@ -48,5 +52,7 @@ with torch.no_grad():
     made = generator(torch.randn(500, LATENT))
 nearest = torch.cdist(made, images).min(1).values.mean()
 print(f"generator took {1 - follow.decisions.double().mean():.0%} of the steps")
-print(f"mean distance of a generated digit to the nearest real one {nearest:.2f}, of noise "
-      f"{torch.cdist(2 * torch.rand(500, 64) - 1, images).min(1).values.mean():.2f}")
+print(
+    f"mean distance of a generated digit to the nearest real one {nearest:.2f}, of noise "
+    f"{torch.cdist(2 * torch.rand(500, 64) - 1, images).min(1).values.mean():.2f}"
+)

@@ -1,12 +1,11 @@
 """A user's own training loop with several losses, seen from outside: what it reports becomes what schedules read."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from l2o.errors import ArgumentError, DivergedError, UnsupportedError
 from l2o.tasks.alternate import Choice, Pair
@@ -74,20 +73,20 @@ class LiveLoop:
         return next(iter(self.groups.values()))[0].device
 
     @property
-    def measures(self) -> frozenset[str]:
-        """The names of what has been measured."""
-        return frozenset(self._measures) | {"progress"}
+    def measured(self) -> Set[str]:
+        """The names of what has been measured; `progress` is always known."""
+        return self._measures.keys()
 
-    def possible(self) -> frozenset[str]:
+    def possible(self) -> Set[str]:
         """The names of all measures that such a loop can have, metrics aside."""
         losses = {f"{kind}/{loss}" for kind in ("loss", "age") for loss in self.losses}
-        return self.measures | losses | {_gradient(pair) for pair in self.pairs}
+        return {"progress", *self.measured} | losses | {_gradient(pair) for pair in self.pairs}
 
     def observe(self) -> Tree:
         """What a schedule sees, leaves `[1]` float64: `progress` and everything that has been measured."""
         shown = {"progress": self.step / self.steps, **self._measures}
         values = torch.tensor(list(shown.values()), dtype=torch.float64)
-        return dict(zip(shown, values[:, None], strict=True))
+        return dict(zip(shown, values.unsqueeze(1).unbind(), strict=True))
 
     def begin(self, number: int) -> None:
         """A choice is taken: everything measured is a step older."""
@@ -121,8 +120,8 @@ class LiveLoop:
             )
         self.reported = True
         if read:
-            norms = {pair: self._norm(pair) for pair in choice.pairs}
-            self._renew(losses, norms, _scale(scaler), skips=scaler is not None)
+            grads = {pair: [p.grad for p in self.groups[pair[1]] if p.grad is not None] for pair in choice.pairs}
+            self._renew(losses, grads, _scale(scaler), skips=scaler is not None)
 
     def measure(
         self, losses: Mapping[str, Tensor], *, scaler: torch.amp.GradScaler | None = None, read: bool = True
@@ -145,19 +144,20 @@ class LiveLoop:
         if not read:
             return
         scale = _scale(scaler)
-        norms = {}
+        found = {}
         for loss, group in self.pairs:
             if loss in losses:
                 if not losses[loss].requires_grad:
                     raise ArgumentError(f"the loss {loss!r} has no graph; pass it as computed, before its backward")
                 leaves = [p for p in self.groups[group] if p.requires_grad]
                 grads = torch.autograd.grad(losses[loss] * scale, leaves, retain_graph=True, allow_unused=True)
-                norms[loss, group] = _norm([grad for grad in grads if grad is not None], (loss, group))
-        self._renew(losses, norms, scale, skips=scaler is not None)
+                found[loss, group] = [grad for grad in grads if grad is not None]
+        self._renew(losses, found, scale, skips=scaler is not None)
 
     def validated(self, metrics: Mapping[str, Tensor | float]) -> None:
         """The metrics of a validation, by name."""
-        found = {f"metric/{name}": value for name, value in _numbers(metrics).items()}
+        values = _numbers(list(metrics.values())) if metrics else []
+        found = {f"metric/{name}": value for name, value in zip(metrics, values, strict=True)}
         self._keep({**found, "validated": 1.0})
 
     def state(self) -> dict[str, Any]:
@@ -183,23 +183,28 @@ class LiveLoop:
             )
         return self.choice
 
-    def _norm(self, pair: Pair) -> Tensor:
-        return _norm([p.grad for p in self.groups[pair[1]] if p.grad is not None], pair)
-
     def _renew(
-        self, losses: Mapping[str, Tensor | float], norms: Mapping[Pair, Tensor], scale: float, *, skips: bool
+        self,
+        losses: Mapping[str, Tensor | float],
+        grads: Mapping[Pair, Sequence[Tensor]],
+        scale: float,
+        *,
+        skips: bool,
     ) -> None:
         """Renews the measures of these losses and pairs; waits for the device once.
 
         Where a scaler `skips` steps, a gradient that is not finite is its business: the last measure stays.
         """
-        numbers = _numbers({**losses, **{_gradient(pair): norm for pair, norm in norms.items()}})
-        found = {f"loss/{loss}": numbers[loss] for loss in losses}
-        for pair in norms:
-            value = numbers[_gradient(pair)] / (scale * self._roots[pair[1]])
+        norms = {pair: _norms(those, pair) for pair, those in grads.items()}
+        numbers = iter(_numbers([*losses.values(), *(norm for those in norms.values() for norm in those)]))
+        found = {}
+        for loss in losses:
+            found[f"loss/{loss}"], found[f"age/{loss}"] = next(numbers), 0.0
+        for pair, those in norms.items():
+            value = math.hypot(*(next(numbers) for _ in those)) / (scale * self._roots[pair[1]])
             if math.isfinite(value) or not skips:
                 found[_gradient(pair)] = value
-        self._keep({**found, **{f"age/{loss}": 0.0 for loss in losses}})
+        self._keep(found)
 
     def _keep(self, found: Mapping[str, float]) -> None:
         wrong = [name for name, value in found.items() if not math.isfinite(value)]
@@ -222,8 +227,8 @@ def _scale(scaler: torch.amp.GradScaler | None) -> float:
     return 1.0 if scaler is None else scaler.get_scale()
 
 
-def _norm(grads: Sequence[Tensor], pair: Pair) -> Tensor:
-    """The Euclidean norm over all of a group's gradients."""
+def _norms(grads: Sequence[Tensor], pair: Pair) -> Sequence[Tensor]:
+    """The Euclidean norm of each of a group's gradients, in one call: on small models calls are what costs."""
     if not grads:
         raise ArgumentError(
             f"the loss {pair[0]!r} does not reach the group {pair[1]!r}: none of its parameters has a gradient. Report "
@@ -232,16 +237,17 @@ def _norm(grads: Sequence[Tensor], pair: Pair) -> Tensor:
     if any(grad.is_sparse for grad in grads):
         raise UnsupportedError("a gradient is sparse; use Embedding(sparse=False) to have its norm read")
     half = (torch.float16, torch.bfloat16)  # whose own norm would overflow, or keep two digits
-    return get_total_norm([grad.float() if grad.dtype in half else grad for grad in grads])
+    whole = [grad.float() if grad.dtype in half else grad for grad in grads]
+    return torch._foreach_norm(whole)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _numbers(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+def _numbers(values: Sequence[Tensor | float]) -> list[float]:
     """Scalars from their device, in one transfer."""
-    scalars = [torch.as_tensor(value).detach() for value in values.values()]
-    long = [(name, tuple(value.shape)) for name, value in zip(values, scalars, strict=True) if value.numel() != 1]
-    if long:
-        raise ArgumentError(f"{long[0][0]!r} has shape {long[0][1]}; report one number, the mean over the batch")
-    device = next((value.device for value in scalars if value.device.type != "cpu"), torch.device("cpu"))
-    precise = device.type != "mps"  # which has no float64
-    row = [value.reshape(()).to(device, torch.float64 if precise else torch.float32) for value in scalars]
-    return dict(zip(values, torch.stack(row).tolist(), strict=True))
+    scalars = [torch.as_tensor(value) for value in values]
+    for value in scalars:
+        if value.numel() != 1:
+            raise ArgumentError(f"a number of shape {tuple(value.shape)} was reported; take the mean over the batch")
+    device = next((value.device for value in scalars if value.device.type != "cpu"), scalars[0].device)
+    alike = all(value.ndim == 0 and value.device == device for value in scalars)
+    with torch.no_grad():
+        return torch.stack(scalars if alike else [value.reshape(()).to(device) for value in scalars]).tolist()

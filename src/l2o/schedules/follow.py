@@ -96,6 +96,8 @@ class Follower:
         self._schedule = copy.deepcopy(schedule).requires_grad_(False).cpu()
         self._driver = ScheduleDrives(self._schedule, Stream(seed, ("follow",)), execution)
         self._states = self._driver.begin()
+        self._needed = frozenset(self._schedule.measures) - {"progress"}
+        self._watches = any(name.partition("/")[0] in ("loss", "gradient", "age") for name in self._needed)
         self._loop = loop
         self._decisions: list[int] = []
 
@@ -206,19 +208,19 @@ class Follower:
 
     def _check_measures(self) -> None:
         """Whether everything that the schedule declares is there and as new as it can be."""
-        loop, needed = self._loop, self._schedule.measures
-        read = any(name.partition("/")[0] in ("loss", "gradient", "age") for name in needed)
-        if read and loop.choice is not None and not loop.reported:
+        loop = self._loop
+        if self._watches and loop.choice is not None and not loop.reported:
             raise ArgumentError(
                 f"choose() again before took() told what came of {loop.choice.name!r}; call took({{name: loss}}) after "
                 "each backward"
             )
-        missing = [name for name in needed if name not in loop.measures]
-        if missing:
-            raise ArgumentError(
-                f"the schedule decides by {', '.join(missing)}, not measured yet; before the first choose() call "
-                f"measure({{...}}) with the losses {', '.join(loop.losses)}, and validated({{...}}) with the metrics"
-            )
+        if self._needed <= loop.measured:
+            return
+        missing = [name for name in self._schedule.measures if name not in loop.measured]
+        raise ArgumentError(
+            f"the schedule decides by {', '.join(missing)}, not measured yet; before the first choose() call "
+            f"measure({{...}}) with the losses {', '.join(loop.losses)}, and validated({{...}}) with the metrics"
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What a state is bound to."""
