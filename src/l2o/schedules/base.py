@@ -101,10 +101,11 @@ class ScheduleDrives:
         logs = found["log_probability"]  # [tasks, choices]
         step, arrears = states["decisions"]["step"], states["decisions"]["arrears"]
         if len(logs) == 1 and self.execution == "sample":
-            choice = torch.tensor([self._decide_one(logs[0].tolist(), int(step))])
+            number = self._decide_one(logs.tolist()[0], int(step))
+            choice, taken = torch.tensor([number]), logs[:, number]
         else:
             choice, arrears = self._decide(logs, int(step.max()), arrears)
-        taken = logs.gather(1, choice[:, None])[:, 0]
+            taken = logs.gather(1, choice[:, None])[:, 0]
         decisions = {"step": step + 1, "arrears": arrears}
         return {**found, "choice": choice, "log_probability": taken}, {**states, "agent": agent, "decisions": decisions}
 
@@ -124,6 +125,8 @@ class ScheduleDrives:
     def _decide_one(self, logs: list[float], step: int) -> int:
         """A single run's sample, as `_decide` takes it: without twenty calls of torch, which is what it costs there."""
         probabilities = [math.exp(log) for log in logs]
+        if max(probabilities) == 1.0:  # nothing to draw: draws are keyed by the step, none is missed
+            return probabilities.index(1.0)
         bound = float(self._draw(step)) * sum(probabilities)
         total, last = 0.0, 0
         for place, probability in enumerate(probabilities):
