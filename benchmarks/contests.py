@@ -9,15 +9,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import candidates, memory
+from benchmarks import candidates, memory, schedules
 from benchmarks.measurements import (
     ADAM_FOREACH,
     ADAM_FUSED,
     CHUNKED,
     COMPILED,
+    IN_TURN,
     JAX,
     JAX_CHECKPOINT,
+    LEARNED,
+    MANY_RUNS,
     NATIVE,
+    ONE_RUN,
+    PLAIN,
     PRODUCT,
     UNCHUNKED,
     Measurements,
@@ -86,6 +91,8 @@ def plan(size: Size, threads: int, most_threads: int) -> Plan:
             f"window of {steps} steps", batch.coordinates(size), steps, size.scaling_rounds, entrants
         )
     contests["by_threads", "MLP-orig"] = _threads(size, most_threads)
+    for title, contest in _schedules(size):
+        contests["schedules", title] = contest
     return Plan(contests, notes)
 
 
@@ -113,7 +120,7 @@ def measure(
     tell("memory of a window", 0, parts)
     megabytes = _memory(size, threads, notes, hire)
     found: dict[str, dict[str, Outcome]] = {"windows": {}, "steps": {}, "by_coordinates": {}, "by_length": {}}
-    found["by_threads"] = {}
+    found["by_threads"], found["schedules"] = {}, {}
     with Workers(hire) as workers:
 
         def worker_of(candidate: Candidate) -> Worker:
@@ -222,6 +229,20 @@ def _threads(size: Size, most: int) -> Contest:
         entrants += [Candidate(f"{name} @ {threads}", "torch", threads, make, given) for name, make, given in made]
     title = "threads, MLP-orig"
     return Contest(title, workload.coordinates(size), size.steps, size.scaling_rounds, tuple(entrants))
+
+
+def _schedules(size: Size) -> Iterator[tuple[str, Contest]]:
+    """On one thread: tensors are small."""
+    ways = {PLAIN: "plain", IN_TURN: "in turn", LEARNED: "learned"}
+    entrants = [Candidate(name, "torch", 1, schedules.gan_steps, (way, size.gan_batch)) for name, way in ways.items()]
+    title = f"two steps of a GAN on 14x14 images, batch {size.gan_batch}"
+    yield "GAN step", Contest(title, 0, 2, size.rounds, tuple(entrants))
+    runs = {ONE_RUN: 1, MANY_RUNS: 32}
+    entrants = [
+        Candidate(name, "torch", 1, schedules.replicas, (count, size.replica_steps)) for name, count in runs.items()
+    ]
+    title = f"{size.replica_steps} steps of the regression"
+    yield "regression runs", Contest(title, 272, size.replica_steps, size.rounds, tuple(entrants))
 
 
 def thread_counts(most: int) -> list[int]:

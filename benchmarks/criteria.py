@@ -6,9 +6,13 @@ from typing import Literal
 
 from benchmarks.measurements import (
     CHUNKED,
+    IN_TURN,
     JAX,
     JAX_CHECKPOINT,
+    MANY_RUNS,
     NATIVE,
+    ONE_RUN,
+    PLAIN,
     PRODUCT,
     UNCHUNKED,
     Measurements,
@@ -192,6 +196,40 @@ class Equal(Criterion):
         return spread([errors[workload, name]]), f"{len(errors)} compared; the largest: {name} on {workload}"
 
 
+@dataclass(frozen=True)
+class Cheap(Criterion):
+    """One way takes at most some times as long as another."""
+
+    contest: str
+    what: str
+    way: str
+    base: str
+    threshold: float
+    sense = "at most"
+
+    @property
+    def claim(self) -> str:
+        return self.what
+
+    @property
+    def rule(self) -> str:
+        return f"median over rounds of time({self.way}) / time({self.base}) <= {self.threshold:g}"
+
+    def measure(self, found: Measurements) -> tuple[Spread, str] | str:
+        outcome = found.schedules.get(self.contest)
+        if outcome is None:
+            return "not part of this run"
+        if not {self.way, self.base} <= outcome.milliseconds.keys():
+            return _missing(outcome, (self.way, self.base))
+        others = [
+            f"{name} takes {number(outcome.ratio(name, self.base).middle)} times as long as {self.base}"
+            for name in outcome.milliseconds
+            if name not in (self.way, self.base)
+        ]
+        times = f"{number(outcome.time(self.way).middle)} ms against {number(outcome.time(self.base).middle)} ms"
+        return outcome.ratio(self.way, self.base), ", ".join([times, *others])
+
+
 CRITERIA: tuple[Criterion, ...] = (
     Faster("windows", "MLP-orig", "eager", EAGER, 3.0),
     Faster("windows", "MLP-orig", "the best of JAX", JAXES, 2.5),
@@ -204,6 +242,14 @@ CRITERIA: tuple[Criterion, ...] = (
     Faster("steps", "step of a million", "chunked eager", (CHUNKED,), 4.0),
     Efficient(0.45),
     Equal(1e-4),
+    Cheap("GAN step", "GAN step: following a schedule adds at most 5 %", IN_TURN, PLAIN, 1.05),
+    Cheap(
+        "regression runs",
+        "32 regression runs as one batch cost at most a tenth of 32 single runs",
+        MANY_RUNS,
+        ONE_RUN,
+        3.2,
+    ),
 )
 
 

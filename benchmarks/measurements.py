@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks import timing
@@ -17,6 +17,8 @@ JAX = "JAX jit+scan"
 JAX_CHECKPOINT = "JAX jit+scan+checkpoint"
 ADAM_FOREACH, ADAM_FUSED = "Adam, foreach", "Adam, fused"
 PRODUCT = "matrix product"
+PLAIN, IN_TURN, LEARNED = "plain loop", "following turns", "following a controller"
+ONE_RUN, MANY_RUNS = "one run", "32 runs as one batch"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Measurements:
         by_threads: windows, by threads.
         megabytes: peak memory that a window adds, by rule and candidate.
         notes: what could not be measured, and why.
+        schedules: what schedules cost; empty in older runs.
     """
 
     preset: str
@@ -111,6 +114,7 @@ class Measurements:
     by_threads: dict[str, Outcome]
     megabytes: dict[str, dict[str, float]]
     notes: list[str]
+    schedules: dict[str, Outcome] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         checkpoint.write_bytes(path, f"{json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)}\n".encode())
@@ -118,8 +122,8 @@ class Measurements:
     @classmethod
     def load_from(cls, path: Path) -> "Measurements":
         content = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("windows", "steps", "by_coordinates", "by_length", "by_threads"):
-            content[part] = {name: Outcome(**entry) for name, entry in content[part].items()}
+        for part in ("windows", "steps", "by_coordinates", "by_length", "by_threads", "schedules"):
+            content[part] = {name: Outcome(**entry) for name, entry in content.get(part, {}).items()}
         return cls(**{**content, "load": tuple(content["load"])})
 
 

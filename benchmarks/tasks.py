@@ -48,6 +48,8 @@ class Size:
         compile: whether torch.compile takes part.
         jax: workloads in which JAX takes part.
         memory: rules whose memory is measured.
+        gan_batch: images in a minibatch of the GAN.
+        replica_steps: steps of the regression's runs.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Size:
     compile: bool
     jax: tuple[str, ...]
     memory: tuple[str, ...]
+    gan_batch: int
+    replica_steps: int
 
 
 FULL = Size(
@@ -92,6 +96,8 @@ FULL = Size(
     compile=True,
     jax=("MLP-orig", "128 quadratics", "1 quadratic", "convolutional net"),
     memory=("L2O-DM", "RNNprop"),
+    gan_batch=64,
+    replica_steps=100,
 )
 
 QUICK = Size(
@@ -117,6 +123,8 @@ QUICK = Size(
     compile=False,
     jax=("1 quadratic",),
     memory=("L2O-DM",),
+    gan_batch=4,
+    replica_steps=3,
 )
 
 

@@ -15,8 +15,19 @@ import pytest
 import torch
 
 from benchmarks import candidates, contests, page
-from benchmarks.criteria import CRITERIA, Efficient, Faster, judge, useful_operations
-from benchmarks.measurements import CHUNKED, JAX, JAX_CHECKPOINT, NATIVE, PRODUCT, UNCHUNKED, Measurements, Outcome
+from benchmarks.criteria import CRITERIA, Cheap, Efficient, Equal, Faster, judge, useful_operations
+from benchmarks.measurements import (
+    CHUNKED,
+    IN_TURN,
+    JAX,
+    JAX_CHECKPOINT,
+    NATIVE,
+    PLAIN,
+    PRODUCT,
+    UNCHUNKED,
+    Measurements,
+    Outcome,
+)
 from benchmarks.memory import extra_megabytes
 from benchmarks.tasks import FULL, QUICK, Workload
 from benchmarks.timing import Call, Candidate, prepare, race, ratios
@@ -102,7 +113,8 @@ def test_a_machine_without_a_kernel_gets_tables_that_say_so(found: Measurements,
     verdicts = judge(bare)
     text = page.write(bare, verdicts, tmp_path)[0].read_text()
     assert "not measured: no kernel here" in text
-    assert [verdict.passed for verdict in verdicts[:-1]] == [False] * (len(CRITERIA) - 1)
+    engine = [verdict for verdict, each in zip(verdicts, CRITERIA, strict=True) if not isinstance(each, Equal | Cheap)]
+    assert [verdict.passed for verdict in engine] == [False] * (len(CRITERIA) - 3)
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
@@ -163,6 +175,16 @@ def test_what_was_not_measured_fails_with_the_reason(found: Measurements) -> Non
     window = replace(outcome({UNCHUNKED: [1.0, 1.0]}), left_out={NATIVE: "no compiler"})
     verdict = CRITERIA[0].judge(replace(found, windows={"MLP-orig": window}))
     assert (verdict.passed, verdict.measured, verdict.note) == (False, "not measured", "native: no compiler")
+
+
+def test_what_schedules_cost_is_judged_round_by_round_and_absent_from_older_runs(found: Measurements) -> None:
+    assert all(len(times) == QUICK.rounds for one in found.schedules.values() for times in one.milliseconds.values())
+    criterion = Cheap("GAN step", "a claim", IN_TURN, PLAIN, 1.05)
+    slow = outcome({IN_TURN: [1.1, 2.2, 1.1], PLAIN: [1.0, 2.0, 1.0]})
+    assert not criterion.judge(replace(found, schedules={"GAN step": slow})).passed
+    quick = outcome({IN_TURN: [1.04, 2.08, 1.04], PLAIN: [1.0, 2.0, 1.0]})
+    assert criterion.judge(replace(found, schedules={"GAN step": quick})).passed
+    assert criterion.judge(replace(found, schedules={})).note == "not part of this run"
 
 
 def test_useful_arithmetic_is_counted_against_the_product_of_the_same_round(found: Measurements) -> None:

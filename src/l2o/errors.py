@@ -34,7 +34,7 @@ class WeightsError(L2OError, ValueError):
 
 
 class DivergedError(L2OError, ArithmeticError):
-    """A meta-training whose meta-gradients stayed non-finite."""
+    """A meta-training whose meta-gradients stayed non-finite; or a user's own run whose loss or gradient is."""
 
 
 class InterruptedRunError(L2OError, InterruptedError):

@@ -24,6 +24,7 @@ VERDICTS = {
     "fig4a-transfer-data": 2,
     "fig4b-transfer-arch": 1,
     "fig4c-transfer-cifar": 2,
+    "drop-in": 2,
     "mtl": 3,
     "null-audit": 12,
 }

@@ -82,6 +82,15 @@ def test_the_log_probability_of_a_decision_is_that_of_what_was_taken():
     assert set(action["choice"].tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("probabilities", [(0.5, 0.5), (0.7, 0.1, 0.2), (0.0, 0.3, 0.0, 0.7, 0.0), (1.0, 0.0)])
+def test_a_single_run_draws_as_a_batch_does(probabilities):
+    driver = ScheduleDrives(ConstantRates(probabilities), Stream(7, ("one",)))
+    logs = torch.tensor([probabilities]).log()
+    for step in range(600):
+        together, _ = driver._decide(logs, step, torch.zeros(1, len(probabilities)))
+        assert driver._decide_one(logs[0].tolist(), step) == int(together)
+
+
 def test_rounding_never_draws_what_is_impossible():
     class Nearly(Schedule):
         name = "nearly"

@@ -1,5 +1,6 @@
 """A schedule: an agent whose action is a distribution over choices; and how a decision is made of it."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
@@ -43,6 +44,11 @@ class Schedule(Agent, ABC):
     def init_state(self, params: Tree, rng: Stream) -> Tree:
         del params
         return self.begin(len(rng.tasks))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the measures that it decides by, as far as it declares them: a process is to show these."""
+        return ()
 
     @abstractmethod
     def begin(self, tasks: int) -> Tree:
@@ -94,8 +100,12 @@ class ScheduleDrives:
         found, agent = self.schedule(observation, states["agent"])
         logs = found["log_probability"]  # [tasks, choices]
         step, arrears = states["decisions"]["step"], states["decisions"]["arrears"]
-        choice, arrears = self._decide(logs, int(step.max()), arrears)
-        taken = logs.gather(1, choice[:, None])[:, 0]
+        if len(logs) == 1 and self.execution == "sample":
+            number = self._decide_one(logs.tolist()[0], int(step))
+            choice, taken = torch.tensor([number]), logs[:, number]
+        else:
+            choice, arrears = self._decide(logs, int(step.max()), arrears)
+            taken = logs.gather(1, choice[:, None])[:, 0]
         decisions = {"step": step + 1, "arrears": arrears}
         return {**found, "choice": choice, "log_probability": taken}, {**states, "agent": agent, "decisions": decisions}
 
@@ -111,6 +121,20 @@ class ScheduleDrives:
         passed = probabilities.cumsum(1) <= draw[:, None] * probabilities.sum(1, keepdim=True)
         last = (probabilities > 0).long().cumsum(1).argmax(1)  # rounding must not lead past what is possible
         return torch.minimum(passed.sum(1), last), arrears
+
+    def _decide_one(self, logs: list[float], step: int) -> int:
+        """A single run's sample, as `_decide` takes it: without twenty calls of torch, which is what it costs there."""
+        probabilities = [math.exp(log) for log in logs]
+        if max(probabilities) == 1.0:  # nothing to draw: draws are keyed by the step, none is missed
+            return probabilities.index(1.0)
+        bound = float(self._draw(step)) * sum(probabilities)
+        total, last = 0.0, 0
+        for place, probability in enumerate(probabilities):
+            total += probability
+            last = place if probability > 0 else last
+            if total > bound:
+                return place
+        return last
 
     def _draw(self, step: int) -> Tensor:
         """The step's uniform numbers, `[tasks]`."""

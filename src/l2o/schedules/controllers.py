@@ -101,6 +101,10 @@ class Controller(Schedule):
             raise ArgumentError(f"no features {kind!r}; known are {', '.join(kinds)}")
         return cls(**{"logit_cap": None, "critic": None, **config, "features": kinds[kind](**settings)})
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.features.measures
+
     def begin(self, tasks: int) -> Tree:
         return self.features.begin(tasks)
 

@@ -23,6 +23,11 @@ class Features(nn.Module, ABC):
     width: int
     """How many numbers."""
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the measures that they are made of, as far as they declare them."""
+        return ()
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that rebuild it, in JSON."""
@@ -61,6 +66,10 @@ class MeasureFeatures(Features):
     def config(self) -> dict[str, Any]:
         return {"names": list(self.names)}
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.names
+
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
 
@@ -94,6 +103,10 @@ class PaperFeatures(Features):
 
     def config(self) -> dict[str, Any]:
         return {"pairs": list(map(list, self.pairs)), "losses": list(self.losses), **_metric(self)}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return (*self.names, f"metric/{self.metric}", "validated")
 
     def begin(self, tasks: int) -> Tree:
         return {"seen": torch.zeros(tasks, 3), "begun": torch.zeros(tasks)}  # validation, its average, average change
@@ -138,6 +151,10 @@ class PaperGANFeatures(Features):
     def config(self) -> dict[str, Any]:
         return {"generator": self.generator, "discriminator": self.discriminator, "metrics": list(self.metrics)}
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.names
+
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
 
@@ -174,6 +191,12 @@ class ReleaseFeatures(Features):
 
     def config(self) -> dict[str, Any]:
         return {"error": self.error, "penalty": self.penalty, "group": self.group, **_metric(self)}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        pairs = ((self.error, self.group), (self.penalty, self.group))
+        losses = (f"loss/{self.error}", f"loss/{self.penalty}")
+        return (*losses, *_gradients(pairs), f"metric/{self.metric}", "validated")
 
     def begin(self, tasks: int) -> Tree:
         return {"last": torch.zeros(tasks), "decrease": torch.full((tasks,), 0.1), "begun": torch.zeros(tasks)}
@@ -226,6 +249,10 @@ class ReleaseGANFeatures(Features):
 
     def config(self) -> dict[str, Any]:
         return {"typical": self.typical, "beta": self.beta}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.names
 
     def begin(self, tasks: int) -> Tree:
         return {"averages": torch.zeros(tasks, 2), "begun": torch.zeros(tasks)}
@@ -281,6 +308,10 @@ class RobustFeatures(Features):
     def config(self) -> dict[str, Any]:
         kept = {"progress": self.progress, "episodes": self.episodes, **_metric(self)}
         return {"pairs": list(map(list, self.pairs)), "losses": list(self.losses), **kept}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("progress", *self.names, f"metric/{self.metric}", "validated")
 
     def begin(self, tasks: int) -> Tree:
         return {"seen": torch.zeros(tasks, 3), "begun": torch.zeros(tasks), "first": torch.ones(tasks)}

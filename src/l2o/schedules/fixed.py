@@ -30,7 +30,7 @@ class InTurn(Schedule):
         super().__init__(max(order) + 1 if choices is None else choices)
         if max(order) >= self.choices:
             raise ArgumentError(f"order {tuple(order)} names choice {max(order)}; there are {self.choices}, from 0")
-        self.order = tuple(order)
+        self.order, self._numbers = tuple(order), torch.tensor(order)
         self.name = "in turn " + " ".join(map(str, self.order))
 
     def config(self) -> dict[str, Any]:
@@ -45,8 +45,8 @@ class InTurn(Schedule):
         return {"place": torch.zeros(tasks, dtype=torch.int64)}
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
-        order = torch.tensor(self.order)
-        return certain(order[state["place"]], self.choices), {"place": (state["place"] + 1) % len(order)}
+        place = {"place": (state["place"] + 1) % len(self.order)}
+        return certain(self._numbers[state["place"]], self.choices), place
 
 
 class ConstantRates(Schedule):
@@ -101,6 +101,10 @@ class Threshold(Schedule):
 
     def config(self) -> dict[str, Any]:
         return {"first": self.first, "second": self.second, "threshold": self.threshold}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return (f"loss/{self.first}", f"loss/{self.second}")
 
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
@@ -169,6 +173,10 @@ class RatesInTime(Schedule):
     def config(self) -> dict[str, Any]:
         return {"rates": self.rates}
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("progress",)
+
     def begin(self, tasks: int) -> Tree:
         return {"tasks": torch.zeros(tasks)}
 
@@ -180,5 +188,5 @@ class RatesInTime(Schedule):
 
 def certain(choice: Tensor, choices: int) -> Action:
     """The distribution that takes `choice` `[tasks]` for sure."""
-    one = torch.nn.functional.one_hot(choice, choices).bool()
+    one = choice[:, None] == torch.arange(choices)  # one_hot checks its argument, at the cost of all the rest
     return {"log_probability": torch.where(one, 0.0, -torch.inf)}

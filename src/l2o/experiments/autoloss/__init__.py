@@ -1,6 +1,6 @@
 """The experiments of AutoLoss."""
 
-from l2o.experiments.autoloss import audit, fig1, gan, mtl, rate, table1, transfer
+from l2o.experiments.autoloss import audit, drop_in, fig1, gan, mtl, rate, table1, transfer
 from l2o.experiments.study import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "autoloss/fig4a-transfer-data": transfer.run_data,
     "autoloss/fig4b-transfer-arch": transfer.run_architectures,
     "autoloss/fig4c-transfer-cifar": transfer.run_cifar,
+    "autoloss/drop-in": drop_in.run,
     "autoloss/mtl": mtl.run,
     "autoloss/null-audit": audit.run,
 }

@@ -98,7 +98,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         }
         for name, values in best.items()
     ]
-    note = f"{len(settings.seeds)} seeds; each guided one by another of {count} trained schedules. Judged by {judge.name}."
+    note = f"{len(settings.seeds)} seeds, each with another of {count} trained schedules. Judged by {judge.name}."
     study.tables.append(Tabled("Schedules", table, note))
     verdicts = []
     for other in (EVEN, UNTRAINED):
