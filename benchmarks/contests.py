@@ -21,6 +21,7 @@ from benchmarks.measurements import (
     LEARNED,
     MANY_RUNS,
     NATIVE,
+    OBSERVED,
     ONE_RUN,
     PLAIN,
     PRODUCT,
@@ -233,7 +234,7 @@ def _threads(size: Size, most: int) -> Contest:
 
 def _schedules(size: Size) -> Iterator[tuple[str, Contest]]:
     """On one thread: tensors are small."""
-    ways = {PLAIN: "plain", IN_TURN: "in turn", LEARNED: "learned"}
+    ways = {PLAIN: "plain", OBSERVED: "observed", IN_TURN: "in turn", LEARNED: "learned"}
     entrants = [Candidate(name, "torch", 1, schedules.gan_steps, (way, size.gan_batch)) for name, way in ways.items()]
     title = f"two steps of a GAN on 14x14 images, batch {size.gan_batch}"
     yield "GAN step", Contest(title, 0, 2, size.rounds, tuple(entrants))

@@ -17,7 +17,7 @@ JAX = "JAX jit+scan"
 JAX_CHECKPOINT = "JAX jit+scan+checkpoint"
 ADAM_FOREACH, ADAM_FUSED = "Adam, foreach", "Adam, fused"
 PRODUCT = "matrix product"
-PLAIN, IN_TURN, LEARNED = "plain loop", "following turns", "following a controller"
+PLAIN, OBSERVED, IN_TURN, LEARNED = "plain loop", "observed", "following turns", "following a controller"
 ONE_RUN, MANY_RUNS = "one run", "32 runs as one batch"
 
 

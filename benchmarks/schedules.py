@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from benchmarks.timing import Call
 from l2o.agent import Action
 from l2o.optimizers.handcrafted import Adam
+from l2o.processes.live_loop import LiveLoop
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
 from l2o.rng import Stream
 from l2o.schedules.base import Schedule
@@ -17,6 +18,7 @@ from l2o.schedules.controllers import Controller
 from l2o.schedules.features import PaperGANFeatures
 from l2o.schedules.fixed import InTurn
 from l2o.schedules.follow import Follower, follow
+from l2o.tasks.alternate import Choice
 from l2o.tasks.regression import QuadraticRegression
 from l2o.trees import Tree
 
@@ -50,7 +52,7 @@ class Consulted(Schedule):
         return action, {**seen, **place}
 
 
-def gan_steps(way: Literal["plain", "in turn", "learned"], batch: int) -> Call:
+def gan_steps(way: Literal["plain", "observed", "in turn", "learned"], batch: int) -> Call:
     """A step of the generator and one of the discriminator, of 14x14 images by one convolution each."""
     torch.manual_seed(0)
     inner = SIDE // 2
@@ -89,6 +91,16 @@ def gan_steps(way: Literal["plain", "in turn", "learned"], batch: int) -> Call:
             backward(name)
             optimizers[name].step()
 
+    def observed(loop: LiveLoop) -> Callable[[], None]:
+        def run() -> None:
+            for number, name in enumerate(PLAYERS):
+                loop.begin(number)
+                loss = backward(name)
+                loop.took({name: loss})
+                optimizers[name].step()
+
+        return run
+
     def followed(follower: Follower) -> Callable[[], None]:
         follower.measure({name: loss_of(name) for name in PLAYERS})
         follower.validated({"inception_score": 1.0, "discriminator_error": 0.5})
@@ -104,7 +116,10 @@ def gan_steps(way: Literal["plain", "in turn", "learned"], batch: int) -> Call:
 
     if way == "plain":
         return Call(plain, "torch")
-    groups = {name: network.parameters() for name, network in networks.items()}
+    groups = {name: tuple(network.parameters()) for name, network in networks.items()}
+    if way == "observed":
+        alone = [Choice(name, ((name, name),)) for name in PLAYERS]
+        return Call(observed(LiveLoop(alone, groups, steps=_MANY)), "torch")
     schedule = InTurn([0, 1]) if way == "in turn" else Consulted()
     return Call(followed(follow(schedule, choices=PLAYERS, groups=groups, steps=_MANY)), "torch")
 

@@ -9,7 +9,7 @@ import torch
 from l2o import trees
 from l2o.errors import ArgumentError
 from l2o.optimizers.handcrafted import SGD, Adam
-from l2o.processes.judging import Outcome
+from l2o.processes.judging import Judgement, Outcome
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
 from l2o.rng import Stream
 from l2o.rollout import rollout
@@ -202,6 +202,16 @@ def test_a_run_ends_when_its_patience_does():
     again = process.apply(chosen(0, 0, 0))
     assert torch.equal(again.params["x"], process.params["x"])
     assert not again.observe()[0]["loss/one"].any()
+
+
+def test_patience_is_counted_from_the_best_validation():
+    goal, alive = Goal("error"), torch.tensor([True])
+    judgement, waited = Judgement.of({"error": torch.tensor([3.0])}, goal), []
+    for step, value in enumerate((4.0, 3.5, 2.0, 2.5), start=1):
+        judgement = judgement.after({"error": torch.tensor([value])}, goal, step, alive)
+        waited.append(judgement.waited.item())
+    assert waited == [1, 2, 0, 1]
+    assert judgement.after({"error": torch.tensor([9.0])}, goal, 5, ~alive).waited.item() == 1
 
 
 def test_a_run_that_takes_the_same_choice_too_often_collapses():
