@@ -280,11 +280,13 @@ def test_training_resumes_bit_for_bit_in_the_middle_of_an_episode(tmp_path):
         return train_schedule(schedule, family, settings, method, plan, directory=directory, listeners=[listen])
 
     whole = go(tmp_path / "whole", 4)
-    for stop_at in (2, 2):  # at the end of the first episode, and of the second: the last checkpoint is a window before
+    windows = []
+    for stop_at in (2, 2, 2):  # at the end of two episodes, a window after the checkpoint; at a validation between two
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "parts", 4, stop_at=stop_at)
-    tensors, metadata = checkpoint.read(tmp_path / "parts" / "checkpoint.safetensors", kind="checkpoint")
-    assert metadata["progress"]["window"] > 0
+        tensors, metadata = checkpoint.read(tmp_path / "parts" / "checkpoint.safetensors", kind="checkpoint")
+        windows.append(metadata["progress"]["window"])
+    assert windows == [4, 4, 0]
     assert tensors["carried/baseline"].ndim == 0
     again = go(tmp_path / "parts", 4)
     for name, leaf in whole.schedule.state_dict().items():
