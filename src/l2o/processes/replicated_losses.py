@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from l2o.errors import ArgumentError
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.judging import Judgement, Outcome
 from l2o.rng import Stream
-from l2o.tasks.alternate import AlternateFamily, Pair
+from l2o.tasks.alternate import AlternateFamily, Choice, Pair
 from l2o.trees import Tree
 
 OptimizerState = Literal["group", "pair"]
@@ -159,7 +160,9 @@ class ReplicatedLosses:
     def observe(self) -> tuple[Tree, Tree]:
         alive = self.alive
         progress = torch.full_like(self.measures["validated"], self.step / self.steps)
-        shown = {name: torch.where(alive, leaf, 0.0) for name, leaf in self.measures.items()}
+        shown = self.measures
+        if not bool(alive.all()):
+            shown = {name: torch.where(alive, leaf, 0.0) for name, leaf in shown.items()}
         total = torch.stack(list(trees.select(shown, "loss").values())).sum(0)
         return {"progress": progress, **shown}, {"loss": total}
 
@@ -171,8 +174,7 @@ class ReplicatedLosses:
         choice, choices = action["choice"], self.family.choices
         alive, after = self.alive, self
         measures = {name: leaf + 1 if name.startswith("age/") else leaf for name, leaf in self.measures.items()}
-        costs = torch.tensor([entry.repeat * entry.cost for entry in choices]).to(measures["cost"])
-        measures["cost"] = measures["cost"] + torch.where(alive, costs[choice], 0.0)
+        measures["cost"] = measures["cost"] + torch.where(alive, _costs(choices).to(measures["cost"])[choice], 0.0)
         after = replace(self, measures=measures)
         for turn in range(max(entry.repeat for entry in choices)):
             after = after._turn(choice, turn)
@@ -216,7 +218,7 @@ class ReplicatedLosses:
         """After one update of each task, all at the same parameters; a task whose choice has had its turns rests."""
         choices, alive = self.family.choices, self.alive
         acting = {
-            pair: alive & torch.isin(choice, _places(choices, pair, turn).to(choice)) for pair in self.family.pairs
+            pair: alive & _places(choices, pair, turn).to(choice.device)[choice] for pair in self.family.pairs
         }  # [tasks] each
         used = {pair: mask for pair, mask in acting.items() if bool(mask.any())}
         own = [
@@ -261,14 +263,14 @@ class ReplicatedLosses:
             values, grad = self.family.pair_value_and_grad(pair, self.params, self.instance, batch)
             size = math.sqrt(self.family.group_size(pair[1], self.params))
             finite &= ~mask | (torch.isfinite(values) & trees.finite_tasks(grad))
-            renewed = torch.ones_like(mask) if self.settings.eager else mask
+            everyone = self.settings.eager or bool(mask.all())
             fresh = {
                 f"loss/{pair[0]}": values,
                 f"gradient/{pair[0]}:{pair[1]}": trees.norms(grad) / size,
                 f"age/{pair[0]}": torch.zeros_like(values),
             }
             for name, leaf in fresh.items():
-                measures[name] = torch.where(renewed, leaf, measures.get(name, leaf))
+                measures[name] = leaf if everyone else torch.where(mask, leaf, measures.get(name, leaf))
             grads[pair] = grad
         return measures, grads, finite
 
@@ -307,6 +309,8 @@ def _drawn(rng: Stream, settings: Settings) -> Stream:
 
 def _ended(outcome: Tensor, which: Tensor, how: Outcome) -> Tensor:
     """The outcomes where those of `which` that were running have ended."""
+    if not bool(which.any()):
+        return outcome
     return torch.where(which & (outcome == Outcome.RUNNING), int(how), outcome)
 
 
@@ -314,9 +318,16 @@ def _owner(pair: Pair, settings: Settings) -> str:
     return pair[1] if settings.optimizer_state == "group" else ":".join(pair)
 
 
-def _places(choices: tuple, pair: Pair, turn: int) -> Tensor:
-    """The numbers of the choices that use a pair at this repetition."""
-    return torch.tensor([i for i, choice in enumerate(choices) if pair in choice.pairs and turn < choice.repeat])
+@lru_cache(maxsize=64)
+def _places(choices: tuple[Choice, ...], pair: Pair, turn: int) -> Tensor:
+    """Which choices use a pair at this repetition, `[choices]` bool."""
+    return torch.tensor([pair in choice.pairs and turn < choice.repeat for choice in choices])
+
+
+@lru_cache(maxsize=64)
+def _costs(choices: tuple[Choice, ...]) -> Tensor:
+    """What each choice costs, its repetitions together, `[choices]`."""
+    return torch.tensor([choice.repeat * choice.cost for choice in choices])
 
 
 def _masked(mask: Tensor, leaf: Tensor) -> Tensor:
