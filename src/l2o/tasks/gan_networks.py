@@ -96,7 +96,8 @@ def _linear(params: Tree, layer: int, values: Tensor) -> Tensor:
 def _convolved(convolution: Callable[..., Tensor], params: Tree, stage: int, values: Tensor) -> Tensor:
     """`conv.<stage>` of one task after the other, `[tasks, batch, channels, height, width]`.
 
-    A grouped convolution, what vmap makes of it, is 1.2 times slower for discriminators and no faster for generators.
+    A grouped convolution, what vmap makes of it, is 1.2 to 1.4 times slower, but for generators of 4 tasks and more,
+    where it is a tenth faster.
     """
     own = zip(values, params[f"conv.{stage}.weight"], params[f"conv.{stage}.bias"], strict=True)
     return torch.stack([convolution(*leaves) for leaves in own])
