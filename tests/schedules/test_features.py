@@ -89,6 +89,9 @@ def test_robust_features_are_shares_of_the_start_and_normalised_logarithms():
     assert torch.allclose(found.mean(0), torch.zeros(4), atol=0.05)
     assert torch.allclose(found.std(0), torch.ones(4), atol=0.05)
     frozen = features.normalised(raw)
+    still = RobustFeatures(PAIRS, LOSSES, "validation")
+    still.learn(torch.zeros(50, still.width))
+    assert still.normalised(torch.full((1, still.width), 0.1))[0, 1:5].tolist() == pytest.approx([0.2] * 4)
     features.learn(100 * raw)
     assert torch.equal(features.normalised(raw), frozen)
     assert features.normalised(1e9 * raw).abs().max() == 5.0

@@ -14,6 +14,11 @@ BOUND = 5.0
 """Robust features, and logarithms of ratios, stay in [-5, 5]."""
 
 
+LEAST = 0.5
+"""The least deviation that a logarithm is divided by: what varies by less than a factor of 1.6 is not blown up. A
+penalty's gradient hardly varies at all, and the least change of it would fill the whole of [-5, 5]."""
+
+
 class Features(nn.Module, ABC):
     """Turns measures into a row of numbers for each task; what it remembers of a run is in its state.
 
@@ -271,7 +276,7 @@ class RobustFeatures(Features):
     """Features whose scale carries over to other problems: logarithms, normalised once, and shares of the start.
 
     In this order: progress, if wanted; ln of each pair's gradient and of each loss, less its mean and divided by its
-    deviation; the validation, its average and its average change, divided by the validation at the start. Everything
+    deviation, or by 0.5 if that is less; the validation, its average and its average change, divided by the validation at the start. Everything
     is cut to [-5, 5]. Means and deviations are those of the first training episodes and stay as they are from then on:
     on a new problem they must not be learnt again, or the schedule would see every problem as the same.
 
@@ -328,7 +333,7 @@ class RobustFeatures(Features):
     def normalised(self, rows: Tensor) -> Tensor:
         place = int(self.progress)
         mean, square = self.get_buffer("mean"), self.get_buffer("square")
-        deviation = (square - mean.square()).clamp(min=1e-4).sqrt()
+        deviation = (square - mean.square()).clamp(min=LEAST**2).sqrt()
         logs = (rows[..., place : place + len(self.names)] - mean) / deviation
         parts = [rows[..., :place], logs, rows[..., place + len(self.names) :]]
         return torch.cat(parts, dim=-1).clamp(-BOUND, BOUND)
