@@ -276,9 +276,10 @@ class RobustFeatures(Features):
     """Features whose scale carries over to other problems: logarithms, normalised once, and shares of the start.
 
     In this order: progress, if wanted; ln of each pair's gradient and of each loss, less its mean and divided by its
-    deviation, or by 0.5 if that is less; the validation, its average and its average change, divided by the validation at the start. Everything
-    is cut to [-5, 5]. Means and deviations are those of the first training episodes and stay as they are from then on:
-    on a new problem they must not be learnt again, or the schedule would see every problem as the same.
+    deviation, or by 0.5 if that is less; the validation, its average and its average change, divided by the validation
+    at the start. Everything is cut to [-5, 5]. Means and deviations are those of the first training episodes and stay
+    as they are from then on: on a new problem they must not be learnt again, or the schedule would see every problem as
+    the same.
 
     Args:
         pairs: (loss, group) of every gradient.
