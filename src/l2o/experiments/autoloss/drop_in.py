@@ -17,6 +17,7 @@ from l2o.evaluation.dots import plot_bands
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import Array, Interval, bootstrap, paired_bootstrap
 from l2o.evaluation.verdicts import Verdict
+from l2o.experiments.autoloss.gan import STEPS
 from l2o.experiments.autoloss.problems import players
 from l2o.experiments.autoloss.trials import Trials
 from l2o.experiments.study import Study
@@ -84,7 +85,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         {name: _against_steps(rows, settings.every) for name, rows in curves.items()},
         path=study.folder / "figure.png",
         title=title,
-        xlabel="steps (updates of either network)",
+        xlabel=STEPS,
         ylabel="inception score",
         xscale="linear",
     )

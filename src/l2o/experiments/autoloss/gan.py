@@ -6,6 +6,7 @@ perceptrons on 8x8 digits, judged by a classifier of digits. There the best rati
 statement about the published numbers.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from l2o.rng import Stream
 from l2o.schedules.fixed import InTurn
 from l2o.tasks.gan import GAN
 
+STEPS = "steps (updates of either network)"
+
 RATIOS = ((1, 1), (1, 3), (1, 5), (1, 7), (1, 9), (1, 11), (3, 1), (5, 1), (7, 1), (9, 1), (11, 1))
 """Discriminator to generator, as published and turned round."""
 
@@ -37,23 +40,9 @@ def run_scores(preset: str, results: Path, work: Path) -> None:
     learned, even = contest.rows[LEARNED], ratios["1:1"]
     shown = {name: ratios[name] for name in dict.fromkeys(("1:1", "1:3", "1:5", "1:7", best)) if name in ratios}
     shown |= {CONSTANT: contest.rows[CONSTANT], LEARNED: learned}
-    curves = {
-        (f"{name} (best ratio)" if name == best else name): {
-            float(step): crossed_bootstrap(row.stacked("curve")[..., place], resamples=500)
-            for place, step in enumerate(row.runs[0].places)
-        }
-        for name, row in shown.items()
-    }
     title = f"Figure 2, {problem.title}"
-    plot_bands(
-        curves,
-        path=study.folder / "figure.png",
-        title=title,
-        xlabel="steps (updates of either network)",
-        ylabel="inception score",
-        xscale="linear",
-        note="ratios are discriminator to generator",
-    )
+    named = {f"{name} (best ratio)" if name == best else name: row for name, row in shown.items()}
+    draw_scores(study, named, title, note="ratios are discriminator to generator")
     every = {name: row.interval("inception_score") for name, row in {**ratios, **contest.rows}.items()}
     plot_dots(
         {"best validation of each run": every},
@@ -62,10 +51,9 @@ def run_scores(preset: str, results: Path, work: Path) -> None:
         xlabel="inception score",
         bold=LEARNED,
     )
-    study.figures += [
-        Shown("figure.png", title, "Inception score against steps under fixed ratios and learned schedules."),
-        Shown("scores.png", "Every schedule", "Best inception score of each schedule with its 95 % interval."),
-    ]
+    study.figures.append(
+        Shown("scores.png", "Every schedule", "Best inception score of each schedule with its 95 % interval.")
+    )
     study.tables += [_ratio_table(ratios, problem), contest.table("Learned schedules and nulls")]
     verdicts = [
         _near_the_best(learned, ratios[best], best),
@@ -118,6 +106,27 @@ def run_samples(preset: str, results: Path, work: Path) -> None:
     )
     study.data += family.data_notes()
     study.finish([verdict], summary="What the generators make at the last step of a run.", seeds=[1])
+
+
+def draw_scores(study: Study, rows: Mapping[str, Row], title: str, *, note: str = "") -> None:
+    """Draws the inception score of each row against steps."""
+    curves = {
+        name: {
+            float(step): crossed_bootstrap(row.stacked("curve")[..., place], resamples=500)
+            for place, step in enumerate(row.runs[0].places)
+        }
+        for name, row in rows.items()
+    }
+    plot_bands(
+        curves,
+        path=study.folder / "figure.png",
+        title=title,
+        xlabel=STEPS,
+        ylabel="inception score",
+        xscale="linear",
+        note=note,
+    )
+    study.figures.append(Shown("figure.png", title, "Inception score against steps under each schedule."))
 
 
 def fixed_ratios(problem: Problem, trials: Trials, ratios: tuple[tuple[int, int], ...]) -> dict[str, Row]:

@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from l2o.errors import InterruptedRunError
 from l2o.evaluation.dots import plot_bands
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import Interval
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.problems import Problem, Sizes, regression
-from l2o.experiments.autoloss.trials import history
+from l2o.experiments.autoloss.trials import history, train
 from l2o.experiments.study import Study
 from l2o.methods.policy_gradient import PolicyGradient
-from l2o.progress import ProgressBar
-from l2o.train_schedule import train_schedule
 from l2o.weights import save
 
 PENALTY, BEST = 0.1, 0.1 / (0.1 + 0.4)
@@ -129,19 +126,6 @@ def _point(value: float) -> Interval:
 def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:
     """How the training went; resumed if it was stopped, not repeated if it is done."""
     directory = study.work / f"controller-{seed}"
-    plan = problem.plan(seed)
-    with ProgressBar(plan.trajectories, f"seed {seed}") as bar:
-        found = train_schedule(
-            problem.controller(seed, bias=START),
-            problem.families("controller", problem.seed),
-            problem.settled,
-            PolicyGradient(problem.reward),
-            plan,
-            reward=problem.reward,
-            directory=directory,
-            listeners=[bar],
-        )
-    if not found.finished:
-        raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+    found = train(problem, problem.controller(seed, bias=START), PolicyGradient(problem.reward), seed, directory)
     save(found.schedule, study.folder / "weights" / f"controller-{seed}", found.card)
     return history(directory, found.seconds)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from l2o.evaluation.dots import plot_bands, plot_dots, plot_pairs
+from l2o.evaluation.dots import plot_dots, plot_pairs
 from l2o.evaluation.results import Shown, Tabled
-from l2o.evaluation.statistics import crossed_bootstrap
 from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.contest import best_rate, best_weight, cell, rates
+from l2o.experiments.autoloss.gan import draw_scores
 from l2o.experiments.autoloss.problems import Problem, classification, gan, players
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
@@ -198,23 +198,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         ),
     ]
     rows = {row.name: row for row in made}
-    curves = {
-        name: {
-            float(step): crossed_bootstrap(row.stacked("curve")[..., place], resamples=500)
-            for place, step in enumerate(row.runs[0].places)
-        }
-        for name, row in rows.items()
-    }
-    title = f"Figure 4c, {problem.title} (scaled)"
-    plot_bands(
-        curves,
-        path=study.folder / "figure.png",
-        title=title,
-        xlabel="steps (updates of either network)",
-        ylabel="inception score",
-        xscale="linear",
-    )
-    study.figures.append(Shown("figure.png", title, "Inception score against steps."))
+    draw_scores(study, rows, f"Figure 4c, {problem.title} (scaled)")
     table: list[dict[str, str | float | None]] = [
         {
             "schedule": name,

@@ -16,15 +16,17 @@ from l2o import checkpoint
 from l2o.errors import CheckpointError, InterruptedRunError
 from l2o.evaluation.statistics import Array, Interval, crossed_bootstrap
 from l2o.experiments.autoloss.problems import Problem
+from l2o.methods.policy_gradient import PolicyGradient
 from l2o.processes.judging import Outcome
 from l2o.progress import ProgressBar
 from l2o.rng import Stream
 from l2o.schedules.architectures import load_schedule
 from l2o.schedules.base import Execution, Schedule
+from l2o.schedules.controllers import Controller
 from l2o.schedules.runs import ScheduledRun, run_schedule
 from l2o.tasks.alternate import AlternateFamily
 from l2o.tasks.splits import Purpose
-from l2o.train_schedule import train_schedule
+from l2o.train_schedule import TrainedSchedule, train_schedule
 from l2o.weights import save
 
 _KIND = "scheduled runs"
@@ -152,20 +154,7 @@ class Trials:
         if not path.exists():
             directory = self.work / name
             self.console.print(f"training a schedule of {problem.title}, seed {seed}; checkpoints in {directory}")
-            plan = problem.plan(seed)
-            with ProgressBar(plan.trajectories, name) as bar:
-                found = train_schedule(
-                    problem.controller(seed, features=features),
-                    problem.families("controller", problem.seed),
-                    problem.settled,
-                    problem.method,
-                    plan,
-                    reward=problem.reward,
-                    directory=directory,
-                    listeners=[bar],
-                )
-            if not found.finished:
-                raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+            found = train(problem, problem.controller(seed, features=features), problem.method, seed, directory)
             save(found.schedule, path, found.card)
             checkpoint.write_bytes(path.with_suffix(".json"), json.dumps(history(directory, found.seconds)).encode())
         return load_schedule(path)
@@ -245,6 +234,31 @@ class Trials:
         settings = replace(problem.settled, common=False)
         ran = run_schedule(schedule, family, settings, rng, steps=problem.steps, execution=execution)
         return ran, time.perf_counter() - begin
+
+
+def train(
+    problem: Problem, controller: Controller, method: PolicyGradient, seed: int, directory: Path
+) -> TrainedSchedule:
+    """Trains a controller of the problem; resumed if it was stopped, not repeated if it is done.
+
+    Raises:
+        InterruptedRunError: a signal stopped it; everything so far is checkpointed.
+    """
+    plan = problem.plan(seed)
+    with ProgressBar(plan.trajectories, directory.name) as bar:
+        found = train_schedule(
+            controller,
+            problem.families("controller", problem.seed),
+            problem.settled,
+            method,
+            plan,
+            reward=problem.reward,
+            directory=directory,
+            listeners=[bar],
+        )
+    if not found.finished:
+        raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
+    return found
 
 
 def history(directory: Path, seconds: float) -> dict[str, Any]:
