@@ -143,7 +143,7 @@ class ReplicatedLosses:
             family, settings, steps, instance, params, states, {}, Judgement.of(metrics, family.goal), outcome,
             torch.zeros(len(everyone), 2, dtype=torch.int64, device=device), rng, 0,
         )  # fmt: skip
-        measures, _, finite = process._measure(dict.fromkeys(family.pairs, everyone), 0)
+        measures, _, finite = process._measure(dict.fromkeys(family.pairs, everyone), process._batch(0))
         first = next(iter(params.values()))
         none = torch.zeros(len(everyone), dtype=first.dtype, device=device)
         measures |= {"cost": none, "validated": none + 1, **trees.join(metric=metrics)}
@@ -172,7 +172,7 @@ class ReplicatedLosses:
 
     def apply(self, action: Action) -> "ReplicatedLosses":
         choice, choices = action["choice"], self.family.choices
-        alive, after = self.alive, self
+        alive = self.alive
         measures = {name: leaf + 1 if name.startswith("age/") else leaf for name, leaf in self.measures.items()}
         measures["cost"] = measures["cost"] + torch.where(alive, _costs(choices).to(measures["cost"])[choice], 0.0)
         after = replace(self, measures=measures)
@@ -228,11 +228,12 @@ class ReplicatedLosses:
         ]
         if not used and not own:
             return self
-        measures, grads, finite = self._measure(acting if self.settings.eager else used, turn)
+        batch = self._batch(turn)
+        measures, grads, finite = self._measure(acting if self.settings.eager else used, batch)
         params, states = self._stepped({pair: mask & finite for pair, mask in used.items()}, grads)
         for name, mask in own:
             fresh = torch.func.vmap(lambda p, i, b, name=name: self.family.updated(name, p, i, b))(
-                self.params, self.instance, self._batch(turn)
+                self.params, self.instance, batch
             )
             finite = finite & (~mask | trees.finite_tasks(fresh))
             params |= trees.where_tasks(mask & finite, fresh, {leaf: params[leaf] for leaf in fresh})
@@ -254,9 +255,8 @@ class ReplicatedLosses:
         measures = self.measures | shown | {"validated": torch.ones_like(self.measures["validated"])}
         return replace(self, measures=measures, judgement=judgement, outcome=outcome)
 
-    def _measure(self, used: Mapping[Pair, Tensor], turn: int) -> tuple[Tree, dict[Pair, Tree], Tensor]:
+    def _measure(self, used: Mapping[Pair, Tensor], batch: Tree) -> tuple[Tree, dict[Pair, Tree], Tensor]:
         """Measures with those of the pairs in use renewed, the gradients of these pairs, and who is still finite."""
-        batch = self._batch(turn)
         measures, grads = dict(self.measures), {}
         finite = torch.ones_like(self.outcome, dtype=torch.bool)
         for pair, mask in used.items():

@@ -8,14 +8,10 @@ from pathlib import Path
 from l2o.evaluation.dots import plot_dots
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import Interval
-from l2o.experiments.autoloss.contest import LEARNED, Contest, cell, hold
+from l2o.experiments.autoloss.contest import CONSTANT, LEARNED, SHUFFLED, TIMED, Contest, cell, hold, seconds_of
 from l2o.experiments.autoloss.problems import classification, mixture, multitask, players, regression
-from l2o.experiments.autoloss.table1 import CONSTANT, seconds_of
 from l2o.experiments.autoloss.trials import Trials
 from l2o.experiments.study import Study
-
-SHUFFLED = "its probabilities, shuffled in time"
-TIMED = "learned, from time alone"
 
 
 def run(preset: str, results: Path, work: Path) -> None:

@@ -25,6 +25,9 @@ GRID = 50
 equal ratios, 15 between the best one's neighbours in equal steps, as published."""
 
 LEARNED = "learned schedule"
+CONSTANT = "best constant rate"
+TIMED = "learned, from time alone"
+SHUFFLED = "its probabilities, shuffled in time"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Contest:
         seeds = f"{problem.trials} trials; mean over seeds and trials with its 95 % interval."
         return Tabled(title, rows, " ".join(filter(None, [seeds, note])))
 
-    def better(self, name: str, other: str, *, claim: str, note: str = "") -> Verdict:
+    def better(self, name: str, other: str, *, claim: str) -> Verdict:
         """Whether a row is better than another one with certainty."""
         interval = self.rows[name].above(self.rows[other], self.metric, price=self.problem.price)
         passed = interval.low > 0 if self.higher else interval.high < 0
@@ -85,7 +88,6 @@ class Contest:
             runs=self.rows[name].stacked("steps").size,
             passed=passed,
             interval=(interval.low, interval.high),
-            note=note,
         )
 
 
@@ -94,13 +96,13 @@ def cell(interval: Interval, decimals: int) -> str:
     return f"{interval.estimate:.{decimals}f} [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
 
 
-def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: int | None = None) -> Contest:
+def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Contest:
     """Trains what has to be trained, and runs every row of a problem's table."""
     family = problem.families(purpose, problem.seed)
     count = len(family.choices)
 
     def run(name: str, schedule: Callable[[], Schedule]) -> Runs:
-        return trials.run(problem, name, schedule, purpose=purpose, data=data)
+        return trials.run(problem, name, schedule, purpose=purpose)
 
     rows: dict[str, Row] = {}
 
@@ -112,13 +114,13 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: 
     weight = None
     if problem.joint is not None:
         weight = best_weight(problem, trials, purpose)
-        joint = problem.joint(purpose, problem.seed if data is None else data, weight)
-        found = trials.run(problem, "joint", lambda: InTurn([0], choices=1), purpose=purpose, data=data, family=joint)
+        joint = problem.joint(purpose, problem.seed, weight)
+        found = trials.run(problem, "joint", lambda: InTurn([0], choices=1), purpose=purpose, family=joint)
         add(f"both at once, weight {weight:.3g}", [found], GRID)
     add("in turn", [run("in turn", lambda: InTurn(list(range(count))))])
     add("coin" if count == 2 else "equal rates", [run("coin", lambda: rates(count, problem.primary, 1 / count))])
     rate = best_rate(problem, trials)
-    add("best constant rate", [run("constant", lambda: rates(count, problem.primary, rate))], problem.budget)
+    add(CONSTANT, [run("constant", lambda: rates(count, problem.primary, rate))], problem.budget)
     untrained = [
         run(f"untrained-{seed}", lambda seed=seed: problem.controller(seed)) for seed in trials.untrained_seeds
     ]
@@ -126,12 +128,12 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model", data: 
     timed = [
         run(f"time-{seed}", lambda seed=seed: trials.trained(problem, seed, features="time")) for seed in problem.seeds
     ]
-    add("learned, from time alone", timed, problem.budget)
+    add(TIMED, timed, problem.budget)
     learned = {seed: trials.trained(problem, seed) for seed in problem.seeds}
     add(LEARNED, [run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned], problem.budget)
     blind = [_blind(problem, trials, seed, schedule, purpose, run) for seed, schedule in learned.items()]
     add("its decisions of another trial", [replayed for replayed, _ in blind], problem.budget)
-    add("its probabilities, shuffled in time", [shuffled for _, shuffled in blind], problem.budget)
+    add(SHUFFLED, [shuffled for _, shuffled in blind], problem.budget)
     return Contest(problem, purpose, rows, weight, rate)
 
 
@@ -222,3 +224,14 @@ def _filled(ran: ScheduledRun) -> torch.Tensor:
         kept = row[row >= 0]
         rows.append(kept.repeat(-(-steps // len(kept)))[:steps])
     return torch.stack(rows)
+
+
+def seconds_of(problem: Problem, trials: Trials, contests: Sequence[Contest]) -> float:
+    """Wall time of everything that a problem's contests show."""
+    runs = sum(run.seconds for contest in contests for row in contest.rows.values() for run in row.runs)
+    trained = sum(
+        trials.history(problem, seed, features=features)["seconds"]
+        for features in ("state", "time")
+        for seed in problem.seeds
+    )
+    return runs + trained

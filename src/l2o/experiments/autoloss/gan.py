@@ -15,9 +15,8 @@ from l2o.evaluation.dots import plot_bands, plot_dots, plot_images
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.statistics import crossed_bootstrap
 from l2o.evaluation.verdicts import Verdict
-from l2o.experiments.autoloss.contest import LEARNED, cell, hold
+from l2o.experiments.autoloss.contest import CONSTANT, LEARNED, cell, hold, seconds_of
 from l2o.experiments.autoloss.problems import Problem, players
-from l2o.experiments.autoloss.table1 import CONSTANT, seconds_of
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.rng import Stream

@@ -12,9 +12,8 @@ import numpy as np
 from l2o.evaluation.dots import plot_dots
 from l2o.evaluation.results import Shown
 from l2o.evaluation.verdicts import Verdict
-from l2o.experiments.autoloss.contest import LEARNED, hold
+from l2o.experiments.autoloss.contest import CONSTANT, LEARNED, hold, seconds_of
 from l2o.experiments.autoloss.problems import Problem, multitask
-from l2o.experiments.autoloss.table1 import CONSTANT, seconds_of
 from l2o.experiments.autoloss.trials import Row, Runs, Trials
 from l2o.experiments.study import Study
 from l2o.processes.balancing import (

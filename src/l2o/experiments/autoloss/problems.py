@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from l2o.horizons import ConstantHorizon
@@ -72,6 +73,10 @@ class Problem:
     published: MovingAverage | None = None
     joint: Callable[[Purpose, int, float], AlternateFamily] | None = None
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        # Every table, verdict and run asks for the family; drawing or loading its data once is enough.
+        object.__setattr__(self, "families", cache(self.families))
 
     @property
     def settled(self) -> Settings:

@@ -12,13 +12,12 @@ from pathlib import Path
 from l2o.evaluation.dots import plot_dots
 from l2o.evaluation.results import Shown, Tabled
 from l2o.evaluation.verdicts import Verdict
-from l2o.experiments.autoloss.contest import LEARNED, Contest, cell, hold, rates
+from l2o.experiments.autoloss.contest import CONSTANT, LEARNED, Contest, cell, hold, rates, seconds_of
 from l2o.experiments.autoloss.problems import Problem, classification, regression
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.schedules.fixed import InTurn
 
-CONSTANT = "best constant rate"
 FRESH = range(2, 12)
 """Seeds of the draws of the regression's fresh problems."""
 
@@ -27,7 +26,6 @@ def run_regression(preset: str, results: Path, work: Path) -> None:
     """Runs the regression's row and writes its results."""
     problem, trials = regression(preset), Trials(preset, results, work)
     study = Study.of("autoloss/table1-reg", preset, results, work, problem.sizes)
-    study.console = trials.console
     published = hold(problem, trials, purpose="controller")
     clean = hold(problem, trials)
     alone, joint, learned = _names(published)
@@ -179,14 +177,3 @@ def _finish(study: Study, problem: Problem, trials: Trials, verdicts: list[Verdi
         "row of table 1; every other line is a null that the paper lacks.",
         seeds=list(problem.seeds),
     )
-
-
-def seconds_of(problem: Problem, trials: Trials, contests: list[Contest]) -> float:
-    """Wall time of everything that a problem's contests show."""
-    runs = sum(run.seconds for contest in contests for row in contest.rows.values() for run in row.runs)
-    trained = sum(
-        trials.history(problem, seed, features=features)["seconds"]
-        for features in ("state", "time")
-        for seed in problem.seeds
-    )
-    return runs + trained

@@ -21,7 +21,7 @@ from l2o.processes.judging import Outcome
 from l2o.progress import ProgressBar
 from l2o.rng import Stream
 from l2o.schedules.architectures import load_schedule
-from l2o.schedules.base import Execution, Schedule
+from l2o.schedules.base import Schedule
 from l2o.schedules.controllers import Controller
 from l2o.schedules.runs import ScheduledRun, run_schedule
 from l2o.tasks.alternate import AlternateFamily
@@ -175,7 +175,6 @@ class Trials:
         family: AlternateFamily | None = None,
         trials: int | None = None,
         stream: str = "trial",
-        execution: Execution = "sample",
     ) -> Runs:
         """A schedule's trials, run now if nobody has yet.
 
@@ -189,7 +188,6 @@ class Trials:
             trials: how many; the problem's own by default.
             stream: what starts and minibatches are drawn from: "trial" for what is reported, another name for
                 searching.
-            execution: how decisions are made.
         """
         data = problem.seed if data is None else data
         count = problem.trials if trials is None else trials
@@ -203,7 +201,6 @@ class Trials:
             "family": (family or problem.families(purpose, data)).name,
             "count": count,
             "stream": stream,
-            "execution": execution,
         }
         path = self.folder / "runs" / problem.name / f"{stream}-{purpose}-{data}" / f"{name}.l2o"
         kept = Runs.load(path, identity)
@@ -211,14 +208,14 @@ class Trials:
             return kept
         with self.console.status(f"{problem.title}: {name}"):
             chosen = family or problem.families(purpose, data)
-            found = Runs.of(*self._run(problem, made, chosen, count, stream, execution))
+            found = Runs.of(*self._run(problem, made, chosen, count, stream))
         found.save(path, identity)
         return found
 
     def record(self, problem: Problem, schedule: Schedule, *, purpose: Purpose = "model") -> ScheduledRun:
         """The trials of a schedule with all decisions, run now."""
         family = problem.families(purpose, problem.seed)
-        return self._run(problem, schedule, family, problem.trials, "trial", "sample")[0]
+        return self._run(problem, schedule, family, problem.trials, "trial")[0]
 
     def _run(
         self,
@@ -227,12 +224,11 @@ class Trials:
         family: AlternateFamily,
         count: int,
         stream: str,
-        execution: Execution,
     ) -> tuple[ScheduledRun, float]:
         begin = time.perf_counter()
         rng = Stream(problem.seed, (stream,), tasks=range(count))
         settings = replace(problem.settled, common=False)
-        ran = run_schedule(schedule, family, settings, rng, steps=problem.steps, execution=execution)
+        ran = run_schedule(schedule, family, settings, rng, steps=problem.steps)
         return ran, time.perf_counter() - begin
 
 
