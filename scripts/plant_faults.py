@@ -551,7 +551,7 @@ FAULTS = [
     Fault(
         "card beside the weights not checked",
         "weights.py",
-        '    _check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})\n',
+        '    check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})\n',
         "",
         WEIGHTS,
     ),

@@ -124,11 +124,16 @@ def _read(path: Path) -> tuple[dict, Card]:
         card = replace(Card(**values), sha256=hashlib.sha256(blob).hexdigest())
     except TypeError as error:
         raise WeightsError(f"{path} has a card of another version: {error}") from error
-    _check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})
+    check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})
     return tensors, card
 
 
-def _check_card(path: Path, card: Mapping[str, Any]) -> None:
+def check_card(path: Path, card: Mapping[str, Any]) -> None:
+    """Compares the `.toml` beside a file, if it is there, with the card in the file.
+
+    Raises:
+        WeightsError: it cannot be read, or it differs.
+    """
     if not path.exists():
         return
     try:

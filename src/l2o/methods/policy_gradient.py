@@ -24,7 +24,10 @@ Time = Literal["mean", "sum"]
 
 
 class Baseline(Protocol):
-    """What a reward is compared with."""
+    """What a reward is compared with, and the bound on what is left of it."""
+
+    @property
+    def clip(self) -> float | None: ...
 
     def advantages(self, rewards: Tensor, memory: Tree) -> tuple[Tensor, Tree]:
         """Advantages `[tasks]` of rewards `[tasks]`, and what to remember for the next batch."""
@@ -303,7 +306,7 @@ class PolicyGradient(Method[Controller, ReplicatedLosses]):
         with torch.no_grad():
             uncertainty = float((decided.weights * entropies(agent.log_probabilities(decided.features))).sum())
         agent.features.learn(decided.features[decided.weights > 0])
-        clip = getattr(self.baseline, "clip", None)
+        clip = self.baseline.clip
         diagnostics = {
             "reward": float(earned.mean()),
             "reward_deviation": float(earned.std()) if len(earned) > 1 else 0.0,

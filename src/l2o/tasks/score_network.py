@@ -1,7 +1,6 @@
 """The classifiers that generated images are scored with: small networks, trained by the project itself and shipped."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +16,7 @@ from l2o import checkpoint
 from l2o.errors import ArgumentError, CheckpointError, WeightsError
 from l2o.provenance import source_commit
 from l2o.trees import Tree
+from l2o.weights import check_card
 
 _KIND = "score network"
 _AT_ONCE = 2_000
@@ -120,28 +120,13 @@ def load_score_network(source: str | Path) -> ScoreNetwork:
         params, card = checkpoint.read(path, kind=_KIND)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
-    _check_card(path.with_suffix(".toml"), card)
+    check_card(path.with_suffix(".toml"), card)
     try:
         channels, height, width = card["image"]
         notes = tuple(card["data_notes"])
         return ScoreNetwork(card["data"], (channels, height, width), params, card["test_accuracy"], notes)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} has a card of another version ({error!r}); train the network again") from error
-
-
-def _check_card(path: Path, card: Mapping[str, Any]) -> None:
-    if not path.exists():
-        return
-    try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
-    # Besides its own TOMLDecodeError, tomllib lets pass what int() says of 5,000 digits, and Python of 1,000 brackets.
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"the card {path} cannot be read ({error}); take another copy, or delete it") from error
-    if written != card:
-        raise WeightsError(
-            f"the card {path} does not belong to the network beside it, or was altered; take another copy of both, or "
-            "delete the card"
-        )
 
 
 def logits_and_features(params: Tree, images: Tensor, kept: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
