@@ -80,18 +80,7 @@ def test_what_is_done_is_not_run_again_and_what_has_changed_is(folder, monkeypat
     def refuse(*given, **how):
         raise AssertionError("this has been run before")
 
-    record = trials.record  # decisions are not kept
-    monkeypatch.setattr(trials, "record", lambda *given, **how: _unpatched(record, given, how))
-    real = trials_module.run_schedule
     monkeypatch.setattr(trials_module, "train_schedule", refuse)
-
-    def _unpatched(function, given, how):
-        monkeypatch.setattr(trials_module, "run_schedule", real)
-        try:
-            return function(*given, **how)
-        finally:
-            monkeypatch.setattr(trials_module, "run_schedule", refuse)
-
     monkeypatch.setattr(trials_module, "run_schedule", refuse)
     again = hold(problem, trials)
     for name, row in first.rows.items():

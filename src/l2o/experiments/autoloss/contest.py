@@ -14,7 +14,6 @@ from l2o.experiments.autoloss.trials import Row, Runs, Trials
 from l2o.rng import Stream
 from l2o.schedules.base import Schedule
 from l2o.schedules.fixed import ConstantRates, InTurn, RatesInTime, Recorded
-from l2o.schedules.runs import ScheduledRun
 from l2o.tasks.splits import Purpose
 
 RATES = 11
@@ -130,10 +129,15 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     ]
     add(TIMED, timed, problem.budget)
     learned = {seed: trials.trained(problem, seed) for seed in problem.seeds}
-    add(LEARNED, [run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned], problem.budget)
-    blind = [_blind(problem, trials, seed, schedule, purpose, run) for seed, schedule in learned.items()]
-    add("its decisions of another trial", [replayed for replayed, _ in blind], problem.budget)
-    add(SHUFFLED, [shuffled for _, shuffled in blind], problem.budget)
+    guided = {seed: run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned}
+    add(LEARNED, list(guided.values()), problem.budget)
+    decided = {seed: _filled(ran, problem.steps) for seed, ran in guided.items()}
+    replayed = [
+        run(f"replayed-{seed}", lambda seed=seed: Recorded(decided[seed].roll(1, 0).T, count)) for seed in decided
+    ]
+    add("its decisions of another trial", replayed, problem.budget)
+    shuffled = [run(f"shuffled-{seed}", lambda seed=seed: _shuffled(decided[seed], count, seed)) for seed in decided]
+    add(SHUFFLED, shuffled, problem.budget)
     return Contest(problem, purpose, rows, weight, rate)
 
 
@@ -198,32 +202,21 @@ def _score(problem: Problem, ran: Runs) -> float:
     return value if goal.better == "lower" else -value
 
 
-def _blind(
-    problem: Problem,
-    trials: Trials,
-    seed: int,
-    schedule: Schedule,
-    purpose: Purpose,
-    run: Callable[[str, Callable[[], Schedule]], Runs],
-) -> tuple[Runs, Runs]:
-    """The learned schedule without its eyes: each trial gets the next one's decisions; and chance at shuffled rates."""
-    ran = trials.record(problem, schedule, purpose=purpose)
-    decided = _filled(ran)  # [trials, steps]
-    replayed = run(f"replayed-{seed}", lambda: Recorded(decided.roll(1, 0).T, schedule.choices))
-    counts = torch.nn.functional.one_hot(decided, schedule.choices).double().mean(0)  # [steps, choices]
-    order = torch.from_numpy(Stream(seed, ("shuffle",)).generators()[0].permutation(len(counts)))
-    shuffled = run(f"shuffled-{seed}", lambda: RatesInTime(counts[order].tolist()))
-    return replayed, shuffled
-
-
-def _filled(ran: ScheduledRun) -> torch.Tensor:
+def _filled(ran: Runs, steps: int) -> torch.Tensor:
     """Decisions of each trial, `[trials, steps of a whole run]`: one that ended early goes round again."""
-    steps = ran.process.steps
+    assert ran.decisions is not None
     rows = []
-    for row in ran.choices:
+    for row in torch.from_numpy(ran.decisions).long():
         kept = row[row >= 0]
         rows.append(kept.repeat(-(-steps // len(kept)))[:steps])
     return torch.stack(rows)
+
+
+def _shuffled(decided: torch.Tensor, count: int, seed: int) -> RatesInTime:
+    """Chance, at the shares of the decisions `[trials, steps]` in each step, the steps shuffled."""
+    shares = torch.nn.functional.one_hot(decided, count).double().mean(0)  # [steps, choices]
+    order = torch.from_numpy(Stream(seed, ("shuffle",)).generators()[0].permutation(len(shares)))
+    return RatesInTime(shares[order].tolist())
 
 
 def seconds_of(problem: Problem, trials: Trials, contests: Sequence[Contest]) -> float:

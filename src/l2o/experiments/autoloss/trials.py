@@ -1,5 +1,6 @@
 """Schedules trained and tried, each once, and kept for all figures and tables that show them."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ class Runs:
         curve: the goal's metric at each validation, `[trials, validations]`.
         places: the step of each validation.
         seconds: wall time.
+        decisions: of a controller, `[trials, steps]` int8, -1 after the end of a run; None for any other schedule.
     """
 
     metrics: Mapping[str, Array]
@@ -55,10 +57,11 @@ class Runs:
     curve: Array
     places: Array
     seconds: float
+    decisions: Array | None = None
 
     @classmethod
-    def of(cls, ran: ScheduledRun, seconds: float) -> "Runs":
-        """The part of a run that is kept."""
+    def of(cls, ran: ScheduledRun, seconds: float, *, decisions: bool) -> "Runs":
+        """The part of a run that is kept, its decisions if they are wanted."""
         goal = ran.process.family.goal.metric
         return cls(
             metrics={name: leaf.double().numpy() for name, leaf in ran.judged.items()},
@@ -69,12 +72,15 @@ class Runs:
             curve=ran.metrics[goal].double().numpy(),
             places=np.array(ran.validated_at, dtype=np.float64),
             seconds=seconds,
+            decisions=ran.choices.to(torch.int8).numpy() if decisions else None,
         )
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Writes everything to one file."""
         arrays = {f"metrics/{name}": values for name, values in self.metrics.items()}
         arrays |= {name: getattr(self, name) for name in ("cost", "steps", "shares", "diverged", "curve", "places")}
+        if self.decisions is not None:
+            arrays["decisions"] = self.decisions
         leaves = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
         checkpoint.write(path, leaves, {"identity": identity, "seconds": self.seconds}, kind=_KIND)
 
@@ -194,7 +200,7 @@ class Trials:
         made = schedule()
         identity = {
             **problem.describe(),
-            "schedule": {"kind": type(made).__name__, **made.config()},
+            "schedule": {"kind": type(made).__name__, "config": _in_short(made.config())},
             "meta-parameters": checkpoint.digest(made.state_dict()),
             "purpose": purpose,
             "data": data,
@@ -208,12 +214,13 @@ class Trials:
             return kept
         with self.console.status(f"{problem.title}: {name}"):
             chosen = family or problem.families(purpose, data)
-            found = Runs.of(*self._run(problem, made, chosen, count, stream))
+            ran, seconds = self._run(problem, made, chosen, count, stream)
+            found = Runs.of(ran, seconds, decisions=isinstance(made, Controller))
         found.save(path, identity)
         return found
 
     def record(self, problem: Problem, schedule: Schedule, *, purpose: Purpose = "model") -> ScheduledRun:
-        """The trials of a schedule with all decisions, run now."""
+        """The trials of a schedule with the trained models, run now."""
         family = problem.families(purpose, problem.seed)
         return self._run(problem, schedule, family, problem.trials, "trial")[0]
 
@@ -230,6 +237,11 @@ class Trials:
         settings = replace(problem.settled, common=False)
         ran = run_schedule(schedule, family, settings, rng, steps=problem.steps)
         return ran, time.perf_counter() - begin
+
+
+def _in_short(config: Mapping[str, Any]) -> str:
+    """sha256 of a configuration; that of a recorded schedule is every decision of every run."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def train(
