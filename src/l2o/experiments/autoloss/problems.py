@@ -168,13 +168,13 @@ class Sizes:
     controllers: int = 3
 
     def plan(self, seed: int) -> Plan:
-        """The plan of a training: windows of a tenth of a run, ten validations."""
+        """The plan of a training: windows of a tenth of a run, up to ten validations."""
         return Plan(
             trajectories=self.updates,
             tasks=self.rollouts,
             horizon=ConstantHorizon(self.steps, max(1, self.steps // 10)),
             meta_optimizer=MetaAdam(self.rate),
-            validate_every=max(1, self.updates // 10),
+            validate_every=-(-self.updates // 10),
             validation_tasks=max(2, self.rollouts // 2),
             validation_last=1,
             checkpoint_every=10,
