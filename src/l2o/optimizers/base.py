@@ -1,7 +1,7 @@
 """Learned optimizers: agents whose action is an update of the parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -34,6 +34,16 @@ class LearnedOptimizer(Agent, ABC):
     @abstractmethod
     def config(self) -> Config:
         """The constructor's arguments that rebuild it, meta-parameters aside."""
+
+    def tensor_groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """The group that each tensor belongs to, for a rule that treats groups differently; else all are alike.
+
+        Such a rule keeps the group of each coordinate in a leaf `group`, `[tasks, coordinates]`, of its state.
+
+        Args:
+            shapes: of all parameters of a model, in its order.
+        """
+        return dict.fromkeys(shapes, 0)
 
     def as_torch(
         self,

@@ -39,7 +39,8 @@ class TorchOptimizer(torch.optim.Optimizer):
     """p = (1 - lr weight_decay) p + lr delta, with delta from the rule; each parameter is a batch of one task.
 
     A rule that couples tensors sees all parameters as one task; on several devices, in float32 beside float64, or
-    maximized beside minimized, those that agree are one task each.
+    maximized beside minimized, those that agree are one task each. A rule that has groups of tensors tells them from
+    the shapes of all parameters in the order in which they are passed: pass them as the model has them.
 
     `self.state[p]` is the rule's state for p as a flat dict of tensors, plus `STEPS`. It lives on the device of p, in
     float64 for a float64 parameter and in float32 for any other. What a coupling rule keeps for the whole task is there
@@ -239,6 +240,9 @@ class TorchOptimizer(torch.optim.Optimizer):
     def _fresh_state(self, p: Tensor, place: int) -> Tree:
         dtype, rng = _working_type(p), Stream(0, ("torch",), tasks=(place,))
         state = self._rule_on(p.device, dtype).init_state({"p": p.detach().to(dtype)[None]}, rng)
+        if "group" in state:  # a tensor by itself does not tell its part in the model
+            shapes = {str(number): other.shape for _, number, _, other in self._places()}
+            state["group"].fill_(self.rule.tensor_groups(shapes)[str(place)])
         return {**pack(state), STEPS: torch.zeros((), dtype=torch.int64)}
 
     def _restored(self, saved: Mapping[str, Any]) -> dict[Tensor, Tree]:

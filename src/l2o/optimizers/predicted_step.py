@@ -1,0 +1,238 @@
+"""Predicted step descent: the recurrent optimizer of Li and Malik 2017, one network for each group of coordinates."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l2o import trees
+from l2o.agent import Action, Piece
+from l2o.errors import ArgumentError
+from l2o.nn import truncated_normal
+from l2o.optimizers.base import Config, LearnedOptimizer, zeros
+from l2o.rng import Stream
+from l2o.trees import Tree
+
+GROUPS = ("first weight", "first bias", "last weight", "last bias")
+"""The groups of coordinates, each with a network of its own. Layers in the middle use those of the first."""
+
+FEATURES = 3
+"""What a network sees of a coordinate."""
+
+_SMALLEST_LOSS = 1e-8
+_SMALLEST_STEP = 0.1
+
+
+def tensor_groups(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The group that each tensor belongs to, as its number in `GROUPS`.
+
+    A tensor of two axes or more is the weight of a layer, any other one belongs to the layer of the last weight before
+    it. A network with one layer has a last one.
+
+    Args:
+        shapes: of all parameters, in the order of the network.
+
+    Example:
+        >>> tensor_groups({"a": (4, 3), "b": (4,), "c": (4, 4), "d": (4,), "e": (2, 4), "f": (2,)})
+        {'a': 0, 'b': 1, 'c': 0, 'd': 1, 'e': 2, 'f': 3}
+    """
+    layers = sum(len(shape) > 1 for shape in shapes.values())
+    groups, layer = {}, 0
+    for name, shape in shapes.items():
+        layer += len(shape) > 1
+        groups[name] = (2 if max(layer, 1) == max(layers, 1) else 0) + (len(shape) <= 1)
+    return groups
+
+
+class PredictedStep(LearnedOptimizer):
+    """delta = r W h, where h is the output of an LSTM over three features of a coordinate's last two steps.
+
+    With f the loss on a minibatch, g its gradient and x the parameters at step t:
+
+        (f_t - f_{t-1}) / f_{t-1},     g_t / (|g_{t-1}| + 1),     |x_{t-1} - x_{t-2}| / (|x_t - x_{t-1}| + 0.1)
+
+    At step 0 the first and the third are 0 and the second takes g_0 twice; at step 1 the third takes x_1 - x_0 twice.
+    The cell is that of `l2o.nn.LSTMCell`. Features are standardised by constants, and r is one; `calibrate` sets them
+    before a meta-training, from then on they stay. 270,852 meta-parameters with the defaults.
+
+    Args:
+        hidden: units of each network.
+        share: "group" has a network for each of `GROUPS`; "all" has one, told the group by four more inputs.
+        seed: seed of the initial meta-parameters.
+
+    Source: Li and Malik 2017, sections 3.2 and 4. Of the paper's two readings of the last feature only this one fits
+    its other features. There the LSTM has two biases (272,900 meta-parameters), and is initialised in another way.
+    """
+
+    name = "Predicted Step Descent"
+    reads = frozenset({"grad", "loss", "params"})
+
+    mean: Tensor
+    deviation: Tensor
+    rms: Tensor
+
+    def __init__(self, *, hidden: int = 128, share: str = "group", seed: int = 0) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise ArgumentError(f"hidden is {hidden}; a network needs at least 1 unit")
+        if share not in ("group", "all"):
+            raise ArgumentError(f"share is {share!r}; choose 'group' or 'all'")
+        self.hidden, self.share = hidden, share
+        networks = len(GROUPS) if share == "group" else 1
+        inputs = FEATURES + hidden + (0 if share == "group" else len(GROUPS))
+        generator = Stream(seed, ("meta-parameters", "PredictedStep")).torch_generator()
+        deviation = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(truncated_normal((networks, inputs, 4 * hidden), deviation, generator))
+        self.bias = nn.Parameter(truncated_normal((networks, 4 * hidden), deviation, generator))
+        small = 0.1 / math.sqrt(hidden)  # begins with small steps
+        self.output_weight = nn.Parameter(truncated_normal((networks, hidden), small, generator))
+        self.output_bias = nn.Parameter(torch.zeros(networks))
+        self.register_buffer("mean", torch.zeros(len(GROUPS), FEATURES))
+        self.register_buffer("deviation", torch.ones(len(GROUPS), FEATURES))
+        self.register_buffer("rms", torch.full((len(GROUPS),), 0.01))
+
+    def config(self) -> Config:
+        return {"hidden": self.hidden, "share": self.share}
+
+    def calibrate(self, group: int, features: Tensor, actions: Tensor) -> None:
+        """Sets a group's constants by what its networks are to see and to do.
+
+        Args:
+            group: its number in `GROUPS`.
+            features: `[samples, 3]`.
+            actions: `[samples]`; their root mean square becomes r.
+        """
+        deviation, mean = torch.std_mean(features.double(), dim=0)
+        self.mean[group], self.deviation[group] = mean.to(self.mean), deviation.clamp(min=1e-3).to(self.mean)
+        self.rms[group] = actions.double().square().mean().sqrt().clamp(min=1e-8).to(self.rms)
+
+    def init_state(self, params: Tree, rng: Stream) -> Tree:
+        """The state before the first step; `group` `[tasks, coordinates]` is told from the shapes of all parameters."""
+        del rng
+        like = next(iter(params.values()))
+        tasks = like.shape[0]
+        sizes = {name: leaf[0].numel() for name, leaf in params.items()}
+        coordinates = sum(sizes.values())
+        groups = tensor_groups({name: leaf.shape[1:] for name, leaf in params.items()})
+        numbers = torch.cat([torch.full((size,), groups[name]) for name, size in sizes.items()])
+        return {
+            "h": zeros(like, tasks, coordinates, self.hidden),
+            "c": zeros(like, tasks, coordinates, self.hidden),
+            "group": numbers.to(like.device).repeat(tasks, 1),
+            **memory(tasks, coordinates, like),
+        }
+
+    def tensor_groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        return tensor_groups(shapes)
+
+    def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
+        grads = trees.select(observation, "grad")
+        features, remembered = observe(
+            trees.flatten(grads), trees.flatten(trees.select(observation, "params")), observation["loss"], state
+        )
+        update, h, c = self.step(features, state["group"][0], state["h"], state["c"])
+        return trees.unflatten(update, grads), {"h": h, "c": c, "group": state["group"], **remembered}
+
+    def step(self, features: Tensor, group: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The networks alone.
+
+        Args:
+            features: `[tasks, coordinates, 3]`.
+            group: of each coordinate, `[coordinates]`.
+            h: `[tasks, coordinates, hidden]`.
+            c: the same shape.
+
+        Returns:
+            The update `[tasks, coordinates]`, and the next h and c.
+        """
+        places = [(group == number).nonzero()[:, 0] for number in range(len(GROUPS))]
+        present = [number for number, place in enumerate(places) if len(place) > 0]
+        if len(present) == 1:
+            return self._step_of(present, features, h, c)
+        if len({len(places[number]) for number in present}) == 1:  # one batch of matrices is five times faster
+            batches = [(present, torch.cat([places[number] for number in present]))]
+        else:
+            batches = [([number], places[number]) for number in present]
+        whole = (features.new_empty(features.shape[:2]), torch.empty_like(h), torch.empty_like(c))
+        for numbers, place in batches:
+            parts = self._step_of(numbers, features[:, place], h[:, place], c[:, place])
+            whole = tuple(leaf.index_copy(1, place, part) for leaf, part in zip(whole, parts, strict=True))
+        return whole[0], whole[1], whole[2]
+
+    def _step_of(self, groups: list[int], features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `step`, for coordinates that come group after group, of each group the same number.
+
+        The networks have the coordinates as their last axis, so that each gate is one contiguous block.
+        """
+        tasks, coordinates, _ = features.shape
+        networks = groups if self.share == "group" else [0] * len(groups)
+
+        def by_group(leaf: Tensor) -> Tensor:  # [tasks, coordinates, width] to [groups, width, tasks * coordinates]
+            split = leaf.reshape(tasks, len(groups), coordinates // len(groups), leaf.shape[2])
+            return split.permute(1, 3, 0, 2).flatten(2)
+
+        def together(leaf: Tensor) -> Tensor:  # the way back
+            split = leaf.unflatten(2, (tasks, coordinates // len(groups)))
+            return split.permute(2, 0, 3, 1).reshape(tasks, coordinates, leaf.shape[1])
+
+        inputs = (by_group(features) - self.mean[groups][:, :, None]) / self.deviation[groups][:, :, None]
+        if self.share == "all":
+            told = torch.eye(len(GROUPS), dtype=inputs.dtype, device=inputs.device)[groups]
+            inputs = torch.cat([inputs, told[:, :, None].expand(-1, -1, inputs.shape[2])], dim=1)
+        rows = torch.cat([inputs, by_group(h)], dim=1)  # [groups, inputs, batch]
+        gates = torch.baddbmm(self.bias[networks][:, :, None], self.weight[networks].mT, rows)
+        i, j, f, o = gates.chunk(4, dim=1)
+        cell = torch.sigmoid(f + 1.0) * by_group(c) + torch.sigmoid(i) * torch.tanh(j)
+        output = torch.tanh(cell) * torch.sigmoid(o)  # [groups, hidden, batch]
+        head = (self.output_weight[networks][:, :, None] * output).sum(1) + self.output_bias[networks][:, None]
+        update = self.rms[groups][:, None] * head  # [groups, batch]
+        return together(update[:, None])[..., 0], together(output), together(cell)
+
+    def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
+        """Any slice of the coordinates can be run by itself."""
+        grads, params = (
+            [trees.flatten(trees.select(seen, kind)) for seen in observations] for kind in ("grad", "params")
+        )
+        losses = [seen["loss"] for seen in observations]
+        tasks, coordinates = grads[0].shape
+        width = max(1, size // tasks)
+        for start in range(0, coordinates, width):
+            part = slice(start, min(start + width, coordinates))
+            yield Piece(
+                part,
+                [
+                    {"grad/coordinates": grad[:, part], "params/coordinates": x[:, part], "loss": loss}
+                    for grad, x, loss in zip(grads, params, losses, strict=True)
+                ],
+                {name: leaf[:, part] if leaf.ndim > 1 else leaf for name, leaf in state.items()},
+            )
+
+
+def memory(tasks: int, coordinates: int, like: Tensor) -> Tree:
+    """What the features remember, before the first step: the last loss, gradient, parameters and size of the step."""
+    flat = {name: zeros(like, tasks, coordinates) for name in ("grad", "x", "moved")}
+    return {**flat, "loss": zeros(like, tasks), "step": zeros(like, tasks)}
+
+
+def observe(grad: Tensor, x: Tensor, loss: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    """The three features of each coordinate.
+
+    Args:
+        grad: `[tasks, coordinates]`.
+        x: parameters, `[tasks, coordinates]`.
+        loss: `[tasks]`.
+        state: as `memory` gives it; further leaves are left alone.
+
+    Returns:
+        `[tasks, coordinates, 3]`, and the next memory.
+    """
+    first, second = state["step"] == 0, state["step"] == 1  # [tasks]
+    before = torch.where(first, loss, state["loss"])
+    guarded = torch.where(before < 0, -1.0, 1.0) * before.abs().clamp(min=_SMALLEST_LOSS)
+    change = torch.where(first, 0.0, (loss - before) / guarded)  # [tasks]
+    size = torch.where(first[:, None], grad, state["grad"]).abs() + 1
+    moved = torch.where(first[:, None], 0.0, (x - state["x"]).abs())
+    last = torch.where(second[:, None], moved, state["moved"])
+    features = torch.stack([change[:, None].expand_as(grad), grad / size, last / (moved + _SMALLEST_STEP)], dim=2)
+    return features, {"grad": grad, "x": x, "moved": moved, "loss": loss, "step": state["step"] + 1}
