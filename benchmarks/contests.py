@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import candidates, memory, schedules
+from benchmarks import candidates, control, memory, schedules
 from benchmarks.measurements import (
     ADAM_FOREACH,
     ADAM_FUSED,
@@ -19,6 +19,7 @@ from benchmarks.measurements import (
     JAX,
     JAX_CHECKPOINT,
     LEARNED,
+    LQG,
     MANY_RUNS,
     NATIVE,
     OBSERVED,
@@ -94,6 +95,10 @@ def plan(size: Size, threads: int, most_threads: int) -> Plan:
     contests["by_threads", "MLP-orig"] = _threads(size, most_threads)
     for title, contest in _schedules(size):
         contests["schedules", title] = contest
+    states, steps = size.lqg
+    entrants = (Candidate(LQG, "torch", 1, control.lqg, size.lqg),)
+    title = f"LQG of {control.GROUPS} groups with {states} states"
+    contests["methods", "LQG"] = Contest(title, 0, steps, size.rounds, entrants)
     return Plan(contests, notes)
 
 
@@ -121,7 +126,7 @@ def measure(
     tell("memory of a window", 0, parts)
     megabytes = _memory(size, threads, notes, hire)
     found: dict[str, dict[str, Outcome]] = {"windows": {}, "steps": {}, "by_coordinates": {}, "by_length": {}}
-    found["by_threads"], found["schedules"] = {}, {}
+    found |= {"by_threads": {}, "schedules": {}, "methods": {}}
     with Workers(hire) as workers:
 
         def worker_of(candidate: Candidate) -> Worker:

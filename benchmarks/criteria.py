@@ -8,6 +8,7 @@ from benchmarks.measurements import (
     CHUNKED,
     JAX,
     JAX_CHECKPOINT,
+    LQG,
     MANY_RUNS,
     NATIVE,
     OBSERVED,
@@ -230,6 +231,33 @@ class Cheap(Criterion):
         return outcome.ratio(self.way, self.base), ", ".join([times, *others])
 
 
+@dataclass(frozen=True)
+class Prompt(Criterion):
+    """A part of a method takes at most some seconds."""
+
+    contest: str
+    what: str
+    way: str
+    threshold: float
+    sense = "at most"
+
+    @property
+    def claim(self) -> str:
+        return f"{self.what} in at most {self.threshold:g} seconds"
+
+    @property
+    def rule(self) -> str:
+        return f"median over rounds of the seconds of {self.way} <= {self.threshold:g}"
+
+    def measure(self, found: Measurements) -> tuple[Spread, str] | str:
+        outcome = found.methods.get(self.contest)
+        if outcome is None:
+            return "not part of this run"
+        if self.way not in outcome.milliseconds:
+            return _missing(outcome, (self.way,))
+        return spread([milliseconds / 1e3 for milliseconds in outcome.milliseconds[self.way]]), outcome.title
+
+
 CRITERIA: tuple[Criterion, ...] = (
     Faster("windows", "MLP-orig", "eager", EAGER, 3.0),
     Faster("windows", "MLP-orig", "the best of JAX", JAXES, 2.5),
@@ -250,6 +278,7 @@ CRITERIA: tuple[Criterion, ...] = (
         ONE_RUN,
         3.2,
     ),
+    Prompt("LQG", "LQG of 4 groups, 77 states and 400 steps: both passes on one thread", LQG, 3.0),
 )
 
 

@@ -19,6 +19,7 @@ ADAM_FOREACH, ADAM_FUSED = "Adam, foreach", "Adam, fused"
 PRODUCT = "matrix product"
 PLAIN, OBSERVED, IN_TURN, LEARNED = "plain loop", "observed", "following turns", "following a controller"
 ONE_RUN, MANY_RUNS = "one run", "32 runs as one batch"
+LQG = "backward and forward pass"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Measurements:
         megabytes: peak memory that a window adds, by rule and candidate.
         notes: what could not be measured, and why.
         schedules: what schedules cost; empty in older runs.
+        methods: what parts of methods cost; empty in older runs.
     """
 
     preset: str
@@ -115,6 +117,7 @@ class Measurements:
     megabytes: dict[str, dict[str, float]]
     notes: list[str]
     schedules: dict[str, Outcome] = field(default_factory=dict)
+    methods: dict[str, Outcome] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         checkpoint.write_bytes(path, f"{json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)}\n".encode())
@@ -122,7 +125,7 @@ class Measurements:
     @classmethod
     def load_from(cls, path: Path) -> "Measurements":
         content = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("windows", "steps", "by_coordinates", "by_length", "by_threads", "schedules"):
+        for part in ("windows", "steps", "by_coordinates", "by_length", "by_threads", "schedules", "methods"):
             content[part] = {name: Outcome(**entry) for name, entry in content.get(part, {}).items()}
         return cls(**{**content, "load": tuple(content["load"])})
 

@@ -50,6 +50,7 @@ class Size:
         memory: rules whose memory is measured.
         gan_batch: images in a minibatch of the GAN.
         replica_steps: steps of the regression's runs.
+        lqg: states and steps of a control step.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Size:
     memory: tuple[str, ...]
     gan_batch: int
     replica_steps: int
+    lqg: tuple[int, int]
 
 
 FULL = Size(
@@ -98,6 +100,7 @@ FULL = Size(
     memory=("L2O-DM", "RNNprop"),
     gan_batch=64,
     replica_steps=100,
+    lqg=(77, 400),
 )
 
 QUICK = Size(
@@ -125,6 +128,7 @@ QUICK = Size(
     memory=("L2O-DM",),
     gan_batch=4,
     replica_steps=3,
+    lqg=(5, 4),
 )
 
 

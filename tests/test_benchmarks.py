@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from benchmarks import candidates, contests, page
-from benchmarks.criteria import CRITERIA, Cheap, Efficient, Equal, Faster, judge, useful_operations
+from benchmarks.criteria import CRITERIA, Cheap, Efficient, Equal, Faster, Prompt, judge, useful_operations
 from benchmarks.measurements import (
     CHUNKED,
     IN_TURN,
     JAX,
     JAX_CHECKPOINT,
+    LQG,
     NATIVE,
     PLAIN,
     PRODUCT,
@@ -113,8 +114,12 @@ def test_a_machine_without_a_kernel_gets_tables_that_say_so(found: Measurements,
     verdicts = judge(bare)
     text = page.write(bare, verdicts, tmp_path)[0].read_text()
     assert "not measured: no kernel here" in text
-    engine = [verdict for verdict, each in zip(verdicts, CRITERIA, strict=True) if not isinstance(each, Equal | Cheap)]
-    assert [verdict.passed for verdict in engine] == [False] * (len(CRITERIA) - 3)
+    engine = [
+        verdict
+        for verdict, each in zip(verdicts, CRITERIA, strict=True)
+        if not isinstance(each, Equal | Cheap | Prompt)
+    ]
+    assert [verdict.passed for verdict in engine] == [False] * (len(CRITERIA) - 4)
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
@@ -185,6 +190,16 @@ def test_what_schedules_cost_is_judged_round_by_round_and_absent_from_older_runs
     quick = outcome({IN_TURN: [1.04, 2.08, 1.04], PLAIN: [1.0, 2.0, 1.0]})
     assert criterion.judge(replace(found, schedules={"GAN step": quick})).passed
     assert criterion.judge(replace(found, schedules={})).note == "not part of this run"
+
+
+def test_what_a_control_step_costs_is_judged_in_seconds_and_absent_from_older_runs(found: Measurements) -> None:
+    assert [len(times) for one in found.methods.values() for times in one.milliseconds.values()] == [QUICK.rounds]
+    assert FULL.lqg == (77, 400)  # as the claim says
+    criterion = Prompt("LQG", "both passes", LQG, 3.0)
+    verdict = criterion.judge(replace(found, methods={"LQG": outcome({LQG: [2800.0, 2900.0, 9000.0]})}))
+    assert (verdict.passed, verdict.measured) == (True, 2.9)
+    assert not criterion.judge(replace(found, methods={"LQG": outcome({LQG: [3100.0]})})).passed
+    assert criterion.judge(replace(found, methods={})).note == "not part of this run"
 
 
 def test_useful_arithmetic_is_counted_against_the_product_of_the_same_round(found: Measurements) -> None:
