@@ -84,7 +84,7 @@ def metatrain(
 
 def _check_fit(optimizer: LearnedOptimizer, source: Optimizees, method: OptimizerMethod, plan: Plan) -> None:
     """An error if what is put together does not fit."""
-    method.check(len(plan.horizon.stages))
+    method.check(plan.horizon)
     readers = {f"method {method.name!r}": method.reads, f"learned optimizer {optimizer.name}": optimizer.reads}
     readers |= {who: rule.reads for who, rule in method.companions().items()}
     for who, reads in readers.items():

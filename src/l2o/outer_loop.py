@@ -335,7 +335,7 @@ class _Run(Generic[AgentT, ProcessT]):
             )
 
     def _take(self, estimate: Estimate | None, at: dict[str, int]) -> None:
-        """Steps on an estimate, and on those that follow from it."""
+        """Steps on an estimate, and on those that follow from it; they may say how the trajectory goes on."""
         progress = self.progress
         while estimate is not None:
             usable = is_finite(estimate.gradient) and estimate.value - estimate.value == 0
@@ -347,7 +347,10 @@ class _Run(Generic[AgentT, ProcessT]):
                 progress.skipped += 1
                 progress.skipped_in_a_row += 1
             self._tell_window(estimate, at, usable)
-            estimate = estimate.then() if estimate.then is not None else None
+            following = estimate.then() if estimate.then is not None else None
+            if isinstance(following, Trajectory):
+                self.trajectory, following = following, None
+            estimate = following
 
     def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
         norm = global_norm(estimate.gradient)

@@ -76,7 +76,7 @@ def train_schedule(
             f"the schedule decides among {schedule.choices} choices, and {family.name} has {len(family.choices)}: "
             f"{', '.join(choice.name for choice in family.choices)}"
         )
-    method.check(len(plan.horizon.stages))
+    method.check(plan.horizon)
     source = ScheduledRuns(
         family,
         settings,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from l2o.agent import Agent
+from l2o.horizons import Horizon
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.process import Process
 from l2o.processes.optimizee import Optimizee
@@ -37,14 +38,15 @@ class Estimate:
         value: the meta-loss over the window, mean over the tasks alive; not finite if none is.
         moments: name of the kind of loss, whose moments in the meta-optimizer this gradient belongs to.
         diagnostics: further numbers for the event log.
-        then: gives another estimate from the same window, once this one's step is taken; None if there is none.
+        then: once this one's step is taken, gives another estimate from the same window; or, in the end, how the
+            trajectory goes on, where that depends on the steps taken. None if there is neither.
     """
 
     gradient: Tree
     value: float
     moments: str
     diagnostics: dict[str, float] = field(default_factory=dict)
-    then: "Callable[[], Estimate] | None" = None
+    then: "Callable[[], Estimate | Trajectory[Any]] | None" = None
 
 
 class Method(ABC, Generic[AgentT, ProcessT]):
@@ -67,9 +69,9 @@ class Method(ABC, Generic[AgentT, ProcessT]):
         """Who sees the tasks beside the learned optimizer, by what errors call them; nobody by default."""
         return {}
 
-    def check(self, stages: int) -> None:
-        """An error if its settings do not fit a horizon of so many stages. Called before anything runs."""
-        del stages
+    def check(self, horizon: Horizon) -> None:
+        """An error if its settings do not fit the horizon. Called before anything runs."""
+        del horizon
 
     @abstractmethod
     def begin(self, agent: AgentT, process: ProcessT, rng: Stream, /, *, stage: int = 0) -> Trajectory[ProcessT]:

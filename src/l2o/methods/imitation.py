@@ -9,6 +9,7 @@ import torch
 from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
+from l2o.horizons import Horizon
 from l2o.kernels.targets import Squared
 from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.meta_loss import MetaLoss, diagnose
@@ -75,13 +76,14 @@ class Imitation(OptimizerMethod):
     def companions(self) -> Mapping[str, LearnedOptimizer]:
         return {**self.method.companions(), **{f"teacher {name}": rule for name, rule in self.teachers.items()}}
 
-    def check(self, stages: int) -> None:
+    def check(self, horizon: Horizon) -> None:
+        stages = len(horizon.stages)
         if len(self.ratios) > stages:
             raise ArgumentError(
                 f"ratio is {self.ratios}, {len(self.ratios)} shares of trajectories, and the horizon has {stages} "
                 f"{'stage' if stages == 1 else 'stages'}; pass one share for each stage, or one for all"
             )
-        self.method.check(stages)
+        self.method.check(horizon)
 
     def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
         draw = float(rng.child("imitate").over(range(1)).uniform())

@@ -45,6 +45,16 @@ class LearnedOptimizer(Agent, ABC):
         """
         return dict.fromkeys(shapes, 0)
 
+    def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
+        """Sets constants by what is to be seen and done, before a meta-training; by default there are none.
+
+        Args:
+            observations: one tree for each step.
+            actions: that are to be learned at first, `[tasks, steps, coordinates]`.
+            group: of each coordinate, `[coordinates]`, see `tensor_groups`.
+        """
+        del observations, actions, group
+
     def as_torch(
         self,
         params: Iterable[Tensor] | Iterable[dict] | Iterable[tuple[str, Tensor]],

@@ -22,6 +22,8 @@ FEATURES = 3
 
 _SMALLEST_LOSS = 1e-8
 _SMALLEST_STEP = 0.1
+_LEAST_DEVIATION = 1e-3
+_LEAST_STEP = 1e-8
 
 
 def tensor_groups(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -95,17 +97,22 @@ class PredictedStep(LearnedOptimizer):
     def config(self) -> Config:
         return {"hidden": self.hidden, "share": self.share}
 
-    def calibrate(self, group: int, features: Tensor, actions: Tensor) -> None:
-        """Sets a group's constants by what its networks are to see and to do.
-
-        Args:
-            group: its number in `GROUPS`.
-            features: `[samples, 3]`.
-            actions: `[samples]`; their root mean square becomes r.
-        """
-        deviation, mean = torch.std_mean(features.double(), dim=0)
-        self.mean[group], self.deviation[group] = mean.to(self.mean), deviation.clamp(min=1e-3).to(self.mean)
-        self.rms[group] = actions.double().square().mean().sqrt().clamp(min=1e-8).to(self.rms)
+    def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
+        """Sets, for each group that there is, mean and deviation of the features and the actions' root mean square."""
+        like = trees.flatten(trees.select(observations[0], "grad"))
+        remembered, rows = memory(*like.shape, like), []
+        for seen in observations:
+            grad, x = (trees.flatten(trees.select(seen, kind)) for kind in ("grad", "params"))
+            features, remembered = observe(grad, x, seen["loss"], remembered)
+            rows.append(features)
+        every = torch.stack(rows, dim=1).double()  # [tasks, steps, coordinates, 3]
+        for number in group.unique().tolist():
+            place = group == number
+            deviation, mean = torch.std_mean(every[:, :, place].flatten(0, 2), dim=0)
+            rms = actions[:, :, place].double().square().mean().sqrt()
+            self.mean[number] = mean.to(self.mean)
+            self.deviation[number] = deviation.clamp(min=_LEAST_DEVIATION).to(self.mean)
+            self.rms[number] = rms.clamp(min=_LEAST_STEP).to(self.mean)
 
     def init_state(self, params: Tree, rng: Stream) -> Tree:
         """The state before the first step; `group` `[tasks, coordinates]` is told from the shapes of all parameters."""

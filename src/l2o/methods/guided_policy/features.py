@@ -85,7 +85,7 @@ class StateFeatures:
         Returns:
             `[tasks, coordinates, states]`, and what is remembered.
         """
-        step = int(remembered["step"][0])
+        step = int(remembered["step"].max())  # those of dead tasks stand still
         phase = step % STRIDE
         mean_loss, mean_grad, mean_x = (
             _mean([now, *(remembered[f"{kind}/{back}"] for back in range(1, _AVERAGED))][: step + 1])
