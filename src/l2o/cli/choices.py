@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import log_grid
-from l2o.experiments import autoloss, optimizers_cubed, stronger_baselines
+from l2o.experiments import autoloss, guided_policy_search, optimizers_cubed, stronger_baselines
 from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import OptimizerMethod
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
@@ -18,6 +18,7 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.predicted_step import PredictedStep
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
@@ -79,6 +80,7 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
     "rnnprop": lambda seed: RNNprop.lv(seed=seed),
     "rnnprop-chen": lambda seed: RNNprop.chen(seed=seed),
     "l2o-scale": lambda seed: L2OScale(seed=seed),
+    "predicted-step": lambda seed: PredictedStep(seed=seed),
 }
 """Learned optimizers by name, from a seed of their initial meta-parameters."""
 
@@ -93,6 +95,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     **optimizers_cubed.EXPERIMENTS,
     **stronger_baselines.EXPERIMENTS,
     **autoloss.EXPERIMENTS,
+    **guided_policy_search.EXPERIMENTS,
 }
 """Experiments by PAPER/EXPERIMENT."""
 
