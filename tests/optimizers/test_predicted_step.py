@@ -1,0 +1,97 @@
+"""Predicted step descent as a drop-in, and its weights."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import l2o
+from l2o.errors import ArgumentError, MissingLossError
+from l2o.optimizers.predicted_step import PredictedStep
+from l2o.rng import Stream
+
+
+def problem():
+    """A network of three layers, inputs, targets."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 3))
+    return model, torch.randn(16, 5), torch.randint(3, (16,))
+
+
+def calibrated(hidden=6):
+    """A rule whose constants differ from group to group."""
+    rule, rng = PredictedStep(hidden=hidden, seed=3), Stream(8)
+    rule.mean.copy_(0.1 * rng.child("mean").normal((4, 3))[0])
+    rule.deviation.copy_(0.5 + rng.child("deviation").uniform((4, 3))[0])
+    rule.rms.copy_(torch.tensor([0.3, 0.1, 0.2, 0.4]))
+    return rule
+
+
+def follow(model, inputs, targets, optimizer, steps):
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_drop_in_steps_as_the_rule_by_itself_does():
+    model, inputs, targets = problem()
+    mine, rule = copy.deepcopy(model), calibrated()
+    found = follow(model, inputs, targets, rule.as_torch(model.parameters()), 6)
+    params = {name: p.detach()[None] for name, p in mine.named_parameters()}
+    state = rule.init_state(params, Stream(0))
+    for _ in range(6):
+        leaves = {name: leaf[0].requires_grad_() for name, leaf in params.items()}
+        loss = nn.functional.cross_entropy(torch.func.functional_call(mine, leaves, (inputs,)), targets)
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        seen = {f"grad/{name}": grad[None] for name, grad in zip(leaves, grads, strict=True)}
+        seen |= {f"params/{name}": leaf.detach()[None] for name, leaf in leaves.items()}
+        with torch.no_grad():
+            action, state = rule({**seen, "loss": loss.detach()[None]}, state)
+        params = {name: leaf.detach() + action[name] for name, leaf in params.items()}
+    torch.testing.assert_close(found, torch.cat([leaf.flatten() for leaf in params.values()]))
+
+
+def test_the_loss_can_be_passed_without_a_closure_but_not_left_out():
+    model, inputs, targets = problem()
+    optimizer = calibrated().as_torch(model.parameters())
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    loss.backward()
+    with pytest.raises(MissingLossError, match="reads the loss"):
+        optimizer.step()
+    optimizer.step(loss=loss)
+
+
+def test_a_state_goes_on_where_it_was_saved():
+    model, inputs, targets = problem()
+    rule = calibrated()
+    first = rule.as_torch(model.parameters())
+    follow(model, inputs, targets, first, 3)
+    other = copy.deepcopy(model)
+    second = rule.as_torch(other.parameters())
+    second.load_state_dict(first.state_dict())
+    ends = [follow(one, inputs, targets, optimizer, 3) for one, optimizer in ((model, first), (other, second))]
+    assert torch.equal(*ends)
+    groups = [int(state["group"].max()) for state in second.state.values()]
+    assert groups == [0, 1, 0, 1, 2, 3]
+
+
+def test_weights_keep_the_constants(tmp_path):
+    rule = calibrated()
+    l2o.save(rule, tmp_path / "policy")
+    loaded = l2o.load(tmp_path / "policy.safetensors")
+    assert loaded.config() == rule.config()
+    for name, leaf in rule.state_dict().items():
+        assert torch.equal(leaf, loaded.state_dict()[name])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"hidden": 0}, "hidden is 0"), ({"share": "none"}, "share is")])
+def test_impossible_networks_are_refused(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        PredictedStep(**arguments)
