@@ -1,6 +1,7 @@
 """Learning to optimize in PyTorch: meta-train optimizers, measure them honestly, use them as drop-ins."""
 
-from l2o.curves import Curves, run_curves
+from l2o.closure_curves import run_closure_curves
+from l2o.curves import Curves, TrueObjective, run_curves
 from l2o.errors import L2OError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop
@@ -13,6 +14,7 @@ from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
 from l2o.optimizers.architectures import ARCHITECTURES, load
 from l2o.optimizers.base import Config, Coordinatewise, LearnedOptimizer
+from l2o.optimizers.conjugate_gradient import ConjugateGradient
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.hierarchical import L2OScale
@@ -41,6 +43,7 @@ from l2o.tasks.mixture import Mixture
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.multitask import MultitaskDigits
+from l2o.tasks.projected import ProjectedClassification
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.regression import QuadraticRegression
 from l2o.train_schedule import TrainedSchedule, train_schedule
@@ -58,6 +61,7 @@ __all__ = [
     "Card",
     "Choice",
     "Config",
+    "ConjugateGradient",
     "ConstantHorizon",
     "ConstantRates",
     "Controller",
@@ -90,6 +94,7 @@ __all__ = [
     "PaperGANFeatures",
     "Plan",
     "PolicyGradient",
+    "ProjectedClassification",
     "QuadraticRegression",
     "Quadratics",
     "RMSprop",
@@ -107,6 +112,7 @@ __all__ = [
     "TaskFamily",
     "Threshold",
     "TrainedSchedule",
+    "TrueObjective",
     "Unrolled",
     "distill",
     "follow",
@@ -116,6 +122,7 @@ __all__ = [
     "load_dataset",
     "load_schedule",
     "metatrain",
+    "run_closure_curves",
     "run_curves",
     "run_schedule",
     "save",

@@ -1,7 +1,7 @@
 """Runs an optimizer on tasks and collects its curves."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -14,6 +14,7 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.objective import true_losses
 from l2o.trees import Tree
 
 COORDINATES_AT_ONCE = 65_536
@@ -21,6 +22,49 @@ COORDINATES_AT_ONCE = 65_536
 
 _TINY = 1e-6
 """Added to losses before their logarithm, as published."""
+
+
+@dataclass(frozen=True)
+class TrueObjective:
+    """That a run also records the true objective, and how: see `l2o.tasks.objective`.
+
+    Args:
+        every: of iterates 0, every, 2 every, ...
+        examples: as the mean over so many examples, a random choice that is always the same, instead of over all.
+    """
+
+    every: int = 1
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ArgumentError(f"every is {self.every}; measure the true objective at every step (1) or more rarely")
+
+
+class TrueCurve:
+    """The true objective along one run of a batch of tasks, and the time that measuring it took.
+
+    Without settings nothing is measured.
+    """
+
+    def __init__(self, settings: TrueObjective | None) -> None:
+        self.settings, self.seconds = settings, 0.0
+        self._points: list[Tensor] = []  # [tasks] each
+
+    def record(self, process: Optimizee, alive: Tensor) -> None:
+        """Measures the current iterate, if its turn has come; a task that is not `alive` `[tasks]` is not a number."""
+        if self.settings is None or process.step % self.settings.every:
+            return
+        begin = time.perf_counter()
+        losses = true_losses(process.family, process.params, process.instance, examples=self.settings.examples)
+        self._points.append(torch.where(alive, losses.double(), torch.nan).cpu())
+        self.seconds += time.perf_counter() - begin
+
+    @staticmethod
+    def losses(runs: "Sequence[TrueCurve]") -> Tensor | None:
+        """Those of all batches of tasks together, float64 `[tasks, points]`; None if nothing was measured."""
+        parts = [torch.stack(run._points, dim=1) for run in runs if run._points]
+        return torch.cat(parts) if parts else None
 
 
 @dataclass(frozen=True)
@@ -32,9 +76,15 @@ class Curves:
             that sees this minibatch. Not a number from the step at which a task diverged.
         metrics: measures of the last iterate that all tasks have, each `[tasks]`; not a number for a task that
             diverged.
-        evaluations: gradient evaluations of one task up to and including the last iterate.
+        evaluations: gradient evaluations of one task up to and including the last iterate; where tasks differ, the mean
+            over tasks, rounded.
         seconds_per_step: wall time of one step of one task, gradient included.
         state_bytes: memory of the optimizer's state for one task, the first.
+        loss_evaluations: evaluations of the loss without its gradient, counted likewise; a line search needs them. The
+            true objective counts in neither.
+        true_losses: `[tasks, 1 + steps // every]`, float64: the true objective of iterates 0, every, 2 every, ..., not
+            a number from the step at which a task diverged; None where it was not asked for.
+        true_every: `every`; None where it was not asked for.
     """
 
     losses: Tensor
@@ -42,6 +92,9 @@ class Curves:
     evaluations: int
     seconds_per_step: float
     state_bytes: int
+    loss_evaluations: int = 0
+    true_losses: Tensor | None = None
+    true_every: int | None = None
 
     @property
     def diverged(self) -> Tensor:
@@ -59,6 +112,32 @@ def diverged(losses: Tensor) -> Tensor:
     """
     start, final = losses[:, 0], losses[:, -1]
     return ~torch.isfinite(final) | (final > start + 9 * start.abs())
+
+
+def held(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Curves that can be averaged although some runs diverged, and which did.
+
+    A run has diverged from the first loss on that is not finite or more than nine times |start| above its start: for a
+    positive start, above ten times where it began. From there on the curve is held at that bound, though the run may
+    come back. `diverged` is about a run's end; this is about all of it.
+
+    Args:
+        losses: `[runs, points]`, each with a finite start.
+
+    Returns:
+        `[runs, points]`, finite; and `[runs]` bool.
+
+    Example:
+        >>> curves, flags = held(torch.tensor([[2.0, 1.0, 0.5], [2.0, 30.0, 1.0]]))
+        >>> curves.tolist(), flags.tolist()
+        ([[2.0, 1.0, 0.5], [2.0, 20.0, 20.0]], [False, True])
+    """
+    start = losses[:, :1]
+    if not bool(torch.isfinite(start).all()):
+        raise ArgumentError(f"runs start at {start.flatten().tolist()}; a curve is held at ten times a finite start")
+    bound = start + 9 * start.abs()
+    gone = (~torch.isfinite(losses) | (losses > bound)).cummax(dim=1).values
+    return torch.where(gone, bound, losses), gone[:, -1]
 
 
 def log_ratios(losses: Tensor, *, last: int) -> Tensor:
@@ -87,6 +166,7 @@ def run_curves(
     rng: Stream,
     *,
     steps: int,
+    true_objective: TrueObjective | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Curves:
@@ -95,27 +175,37 @@ def run_curves(
     Of a mixture, each task has its own member, and neighbours of one member run together.
 
     Two optimizers that are given the same stream meet the same tasks, starts and minibatches, so that their curves can
-    be compared in pairs.
+    be compared in pairs. With `true_objective` the curve of the true objective is recorded beside that of the
+    minibatch losses; the time that it takes is not the optimizer's.
     """
     if steps < 1:
         raise ArgumentError(f"steps is {steps}; a curve needs at least 1 step")
     begin = time.perf_counter()
-    losses, metrics = [], []
+    losses, true, metrics = [], [], []
     for process in _batches(family, rng, device, dtype):
-        curve, end = _descend(optimizer, process, steps)
+        true.append(TrueCurve(true_objective))
+        curve, end = _descend(optimizer, process, steps, true[-1])
         losses.append(curve)
         measured = end.family.metrics(end.params, end.instance)
         metrics.append({name: torch.where(end.survivors, value, torch.nan) for name, value in measured.items()})
-    shared = [name for name in metrics[0] if all(name in part for part in metrics)]
+    seconds = time.perf_counter() - begin - sum(part.seconds for part in true)
     first = Optimizee.start(family, rng.over(rng.tasks[:1]), device=device, dtype=dtype)
     state = optimizer.init_state(first.params, first.rng.child("agent"))
     return Curves(
         losses=torch.cat(losses),
-        metrics={name: torch.cat([part[name] for part in metrics]) for name in shared},
+        metrics=joined(metrics),
         evaluations=steps + 1,
-        seconds_per_step=(time.perf_counter() - begin) / (steps * len(rng.tasks)),
+        seconds_per_step=seconds / (steps * len(rng.tasks)),
         state_bytes=sum(leaf.numel() * leaf.element_size() for leaf in state.values()),
+        true_losses=TrueCurve.losses(true),
+        true_every=None if true_objective is None else true_objective.every,
     )
+
+
+def joined(metrics: Sequence[Tree]) -> Tree:
+    """The metrics of all batches of tasks together, `[tasks]` each: those that all of them have."""
+    shared = [name for name in metrics[0] if all(name in part for part in metrics)]
+    return {name: torch.cat([part[name] for part in metrics]) for name in shared}
 
 
 def _batches(family: TaskFamily, rng: Stream, device: torch.device | str, dtype: torch.dtype) -> Iterator[Optimizee]:
@@ -129,12 +219,13 @@ def _batches(family: TaskFamily, rng: Stream, device: torch.device | str, dtype:
             yield Optimizee.start(family, rng.over(tasks[start : start + at_once]), device=device, dtype=dtype)
 
 
-def _descend(optimizer: LearnedOptimizer, process: Optimizee, steps: int) -> tuple[Tensor, Optimizee]:
+def _descend(optimizer: LearnedOptimizer, process: Optimizee, steps: int, true: TrueCurve) -> tuple[Tensor, Optimizee]:
     state = optimizer.init_state(process.params, process.rng.child("agent"))
     losses = []
     for step in range(steps + 1):
         seen, hidden = process.observe()
         losses.append(torch.where(process.alive, hidden["loss"].double(), torch.nan).cpu())
+        true.record(process, process.alive)
         if step == steps:
             break
         action, moved = optimizer(seen, state)

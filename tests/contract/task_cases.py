@@ -16,6 +16,7 @@ from l2o.tasks.gaussian_mixture import GaussianMixtureEM
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.module import ModuleTask
 from l2o.tasks.multitask import MultitaskDigits
+from l2o.tasks.projected import ProjectedClassification
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.score_network import ScoreNetwork
 from l2o.tasks.score_training import Recipe, fresh_params
@@ -76,6 +77,7 @@ FAMILIES = {
     "mlp sigmoid": lambda: MLPClassifier(noise_images(), test=noise_images(8), hidden=(5,), batch=16),
     "mlp relu": lambda: MLPClassifier(noise_images(), hidden=(5, 4), activation="relu", batch=16, start_scale=0.5),
     "mlp tanh": lambda: MLPClassifier(noise_images(), hidden=(), activation="tanh", batch=16),
+    "projected": lambda: ProjectedClassification(noise_images(), dimensions=5, hidden=6, batch=16, l2=0.1),
     "conv": lambda: ConvClassifier(
         noise_images(shape=(14, 14)), test=noise_images(8, shape=(14, 14)), batch=6, start_scale=0.5
     ),

@@ -7,9 +7,11 @@ import torch
 from contract.task_cases import every_family
 
 from l2o import trees
+from l2o.errors import UnsupportedError
 from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
 from l2o.tasks.base import TaskFamily
+from l2o.tasks.objective import true_losses, true_value_and_grad
 from l2o.trees import Tree
 
 STREAM = Stream(5, ("contract",), trajectory=2, tasks=range(4))
@@ -151,6 +153,25 @@ def test_known_optimum_has_zero_gradient_and_the_least_loss(family: TaskFamily) 
         point = trees.unflatten(trees.flatten(optimum) + offset, optimum)
         assert (family.losses(point, process.instance, process.batch()) >= least).all()
     assert (family.losses(process.params, process.instance, process.batch()) >= least).all()
+
+
+@every_family
+def test_true_objective_is_the_loss_on_everything_at_once(family: TaskFamily, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, process = family.whole(), start(family)
+    if whole is None:
+        with pytest.raises(UnsupportedError, match="no true objective"):
+            true_losses(family, process.params, process.instance)
+        return
+    indices = {name: leaf.expand(4, *leaf.shape) for name, leaf in whole.items()}
+    batch = trees.to(family.gather(indices), "cpu", torch.float64)
+    losses, grads = family.value_and_grad(process.params, process.instance, batch)
+    for at_once in (10_000, 4 * 7):  # in one part; in several, of 7 examples or fewer
+        monkeypatch.setattr("l2o.tasks.objective.EXAMPLES_AT_ONCE", at_once)
+        found = true_losses(family, process.params, process.instance)
+        torch.testing.assert_close(found, losses, rtol=1e-12, atol=0)
+        found, found_grads = true_value_and_grad(family, process.params, process.instance)
+        torch.testing.assert_close(found, losses, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found_grads, grads, rtol=1e-10, atol=1e-12 * float(trees.norms(grads).max()))
 
 
 @every_family

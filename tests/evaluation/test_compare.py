@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,32 @@ def test_saved_curves_are_loaded_exactly(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.metrics["test_accuracy"], saved.metrics["test_accuracy"], strict=True)
         costs = (saved.evaluations, saved.seconds_per_step, saved.state_bytes)
         assert (again.evaluations, again.seconds_per_step, again.state_bytes) == costs
+
+
+def test_true_objective_and_loss_evaluations_are_saved_too(tmp_path: Path) -> None:
+    true = torch.tensor([[4.0, 1.0]], dtype=torch.float64)
+    searched = replace(curves([[4.0, 2.0, 1.0]]), loss_evaluations=7, true_losses=true, true_every=2)
+    both = Comparison({"searched": searched, "plain": curves([[4.0, 2.0, 1.0]])}, "by hand", 1)
+    both.save(tmp_path / "curves.npz")
+    again = Comparison.load(tmp_path / "curves.npz").curves
+    assert (again["searched"].loss_evaluations, again["searched"].true_every) == (7, 2)
+    assert torch.equal(again["searched"].true_losses, true)
+    assert (again["plain"].loss_evaluations, again["plain"].true_losses, again["plain"].true_every) == (0, None, None)
+    assert [row["loss evaluations per run"] for row in both.cost_rows()] == [7, 0]
+    assert all("loss evaluations per run" not in row for row in MIXED.cost_rows())
+
+
+def test_files_from_before_line_searches_are_still_read(tmp_path: Path) -> None:
+    MIXED.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as arrays:
+        parts = dict(arrays)
+    header = json.loads(str(parts["header"]))
+    for entry in header["optimizers"]:
+        del entry["loss_evaluations"], entry["true_every"]
+    np.savez(tmp_path / "old.npz", **{**parts, "header": np.array(json.dumps(header))})
+    again = Comparison.load(tmp_path / "old.npz").curves["steady"]
+    assert (again.loss_evaluations, again.true_losses) == (0, None)
+    np.testing.assert_array_equal(again.losses.numpy(), MIXED.losses["steady"])
 
 
 def test_saving_twice_gives_equal_files(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class Comparison:
 
     def cost_rows(self, tunings: Mapping[str, Tuning] | None = None) -> list[Row]:
         """What each optimizer cost to run, and to tune where `tunings` names it."""
-        return [_cost_row(name, curves, tunings or {}) for name, curves in self.curves.items()]
+        searches = any(curves.loss_evaluations for curves in self.curves.values())
+        return [_cost_row(name, curves, tunings or {}, searches) for name, curves in self.curves.items()]
 
     def save(self, path: Path) -> None:
         """Writes everything to an `.npz` file that is read without pickle."""
@@ -111,6 +112,8 @@ class Comparison:
                 "evaluations": curves.evaluations,
                 "seconds_per_step": curves.seconds_per_step,
                 "state_bytes": curves.state_bytes,
+                "loss_evaluations": curves.loss_evaluations,
+                "true_every": curves.true_every,
             }
             for name, curves in self.curves.items()
         ]
@@ -119,6 +122,8 @@ class Comparison:
             arrays[f"{place}.losses"] = curves.losses.numpy()
             for metric, values in curves.metrics.items():
                 arrays[f"{place}.metrics.{metric}"] = values.cpu().numpy()
+            if curves.true_losses is not None:
+                arrays[f"{place}.true_losses"] = curves.true_losses.numpy()
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
         checkpoint.write_bytes(path, buffer.getvalue())
@@ -146,6 +151,12 @@ class Comparison:
                         evaluations=entry["evaluations"],
                         seconds_per_step=entry["seconds_per_step"],
                         state_bytes=entry["state_bytes"],
+                        # Files from before closures and true objectives have neither.
+                        loss_evaluations=entry.get("loss_evaluations", 0),
+                        true_losses=(
+                            torch.from_numpy(arrays[f"{place}.true_losses"]) if entry.get("true_every") else None
+                        ),
+                        true_every=entry.get("true_every"),
                     )
                     for place, entry in enumerate(header["optimizers"])
                 }
@@ -225,13 +236,15 @@ def _metric_cell(values: Array) -> Interval | str:
     return f"undefined in {undefined} of {len(values)}" if undefined else statistics.bootstrap(values)
 
 
-def _cost_row(name: str, curves: Curves, tunings: Mapping[str, Tuning]) -> Row:
+def _cost_row(name: str, curves: Curves, tunings: Mapping[str, Tuning], searches: bool) -> Row:
     row: dict[str, Any] = {
         "optimizer": name,
         "ms per step": 1e3 * curves.seconds_per_step,
         "state bytes": curves.state_bytes,
         "gradient evaluations per run": curves.evaluations,
     }
+    if searches:
+        row["loss evaluations per run"] = curves.loss_evaluations
     if tunings:
         row |= _tuning_cells(tunings.get(name))
     return row

@@ -1,4 +1,4 @@
-"""A rule as an ordinary `torch.optim.Optimizer`: the one subclass of it."""
+"""A rule as an ordinary `torch.optim.Optimizer`."""
 
 import copy
 import math

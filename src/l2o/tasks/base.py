@@ -51,6 +51,15 @@ class TaskFamily(ABC):
         """The minibatch that the indices name: leaves `[tasks, ...]`."""
         return indices
 
+    def whole(self) -> Tree | None:
+        """Everything that the true objective is the mean over, as indices for `gather`: leaves `[examples]`.
+
+        All tasks share them. A minibatch of these indices is a sample without bias: the loss on all of them is the mean
+        of the losses on its parts. `{}` where the loss has no minibatch, None (by default) where there is no such mean.
+        See `l2o.tasks.objective`.
+        """
+        return None
+
     @abstractmethod
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """The loss of ONE task, a scalar: leaves without the tasks axis. Pure, and usable under vmap."""

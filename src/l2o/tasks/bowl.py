@@ -45,6 +45,9 @@ class Bowl(TaskFamily):
     def init(self, instance: Tree, rng: Stream) -> Tree:
         return {"x": rng.normal((2,))}
 
+    def whole(self) -> Tree | None:
+        return {}
+
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         return (instance["matrix"] @ params["x"]).square().sum() / 2
 

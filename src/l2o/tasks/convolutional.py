@@ -76,7 +76,7 @@ class ConvolutionalClassifier(ImageClassifier, ABC):
             shapes=shapes,
             constants=dict.fromkeys(zeros, 0.0) | dict.fromkeys(ones, 1.0),
             batch=batch,
-            start_scale=start_scale,
+            start_scales=dict.fromkeys(shapes, start_scale),
             at_once=1_000,
         )
         self.logits_relu = logits_relu
@@ -92,6 +92,10 @@ class ConvolutionalClassifier(ImageClassifier, ABC):
 
     def logits_of_tasks(self, params: Tree, inputs: Tensor) -> Tensor:
         return torch.stack([self.logits(own, inputs) for own in trees.split_tasks(params)])
+
+    def whole(self) -> Tree | None:
+        """None: an image's loss depends on the images that it is normalised with, so there is no mean over images."""
+        return None
 
     def losses(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """One task after the other: vmap makes grouped convolutions of them, and takes 1.6 to 2 times as long for four

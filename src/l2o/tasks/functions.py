@@ -189,6 +189,9 @@ class BenchmarkFunction(TaskFamily):
         low, high = (torch.tensor(ends, dtype=torch.float64) for ends in (self.low, self.high))
         return {"x": low + (high - low) * rng.uniform((self.dimensions,))}
 
+    def whole(self) -> Tree | None:
+        return {}
+
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         return self.formula(params["x"])
 

@@ -12,7 +12,30 @@ from l2o.tasks.data import Dataset
 from l2o.tasks.images import ImageClassifier
 from l2o.trees import Tree
 
+Activation = Literal["sigmoid", "relu", "tanh"]
 _ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
+
+
+def perceptron_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a perceptron's parameters: `layers.<i>.weight` `[outputs, inputs]`, `layers.<i>.bias` `[outputs]`.
+
+    Args:
+        widths: of the input, of each hidden layer and of the output.
+    """
+    return {
+        f"layers.{layer}.{part}": shape
+        for layer, (inputs, outputs) in enumerate(pairwise(widths))
+        for part, shape in (("weight", (outputs, inputs)), ("bias", (outputs,)))
+    }
+
+
+def perceptron(params: Tree, inputs: Tensor, *, layers: int, activation: Activation) -> Tensor:
+    """The output `[batch, outputs]` of ONE task's perceptron for inputs `[batch, inputs]`; the last layer is linear."""
+    for layer in range(layers):
+        inputs = torch.nn.functional.linear(inputs, params[f"layers.{layer}.weight"], params[f"layers.{layer}.bias"])
+        if layer < layers - 1:
+            inputs = _ACTIVATIONS[activation](inputs)
+    return inputs
 
 
 class MLPClassifier(ImageClassifier):
@@ -38,7 +61,7 @@ class MLPClassifier(ImageClassifier):
         *,
         test: Dataset | None = None,
         hidden: Sequence[int] = (20,),
-        activation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
+        activation: Activation = "sigmoid",
         batch: int = 128,
         start_scale: float = 0.01,
     ) -> None:
@@ -46,21 +69,19 @@ class MLPClassifier(ImageClassifier):
             raise ArgumentError(f"activation is {activation!r}; choose one of {', '.join(_ACTIVATIONS)}")
         if any(units < 1 for units in hidden):
             raise ArgumentError(f"hidden is {tuple(hidden)}; every layer needs at least 1 unit")
-        self.hidden, self.activation = tuple(hidden), activation
+        self.hidden = tuple(hidden)
+        self.activation: Activation = activation
         pixels = train.inputs[0].numel()
+        shapes = perceptron_shapes([pixels, *hidden, train.classes])
         super().__init__(
             f"mlp-{'-'.join(map(str, hidden))}-{activation}-{train.name}",
             train,
             test=test,
             image=(pixels,),
-            shapes={
-                f"layers.{layer}.{part}": shape
-                for layer, (inputs, outputs) in enumerate(pairwise([pixels, *hidden, train.classes]))
-                for part, shape in (("weight", (outputs, inputs)), ("bias", (outputs,)))
-            },
+            shapes=shapes,
             constants={},
             batch=batch,
-            start_scale=start_scale,
+            start_scales=dict.fromkeys(shapes, start_scale),
         )
 
     @classmethod
@@ -85,10 +106,4 @@ class MLPClassifier(ImageClassifier):
 
     def logits(self, params: Tree, inputs: Tensor) -> Tensor:
         """The network's output `[batch, classes]` for ONE task and inputs `[batch, pixels]`."""
-        activate = _ACTIVATIONS[self.activation]
-        for layer in range(len(self.hidden)):
-            inputs = activate(
-                torch.nn.functional.linear(inputs, params[f"layers.{layer}.weight"], params[f"layers.{layer}.bias"])
-            )
-        last = len(self.hidden)
-        return torch.nn.functional.linear(inputs, params[f"layers.{last}.weight"], params[f"layers.{last}.bias"])
+        return perceptron(params, inputs, layers=len(self.hidden) + 1, activation=self.activation)

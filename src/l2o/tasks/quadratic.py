@@ -65,6 +65,9 @@ class Quadratics(TaskFamily):
     def init(self, instance: Tree, rng: Stream) -> Tree:
         return {"x": self.start_scale * rng.normal((self.dimensions,))}
 
+    def whole(self) -> Tree | None:
+        return {}
+
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         return (instance["matrix"] @ params["x"] - instance["target"]).square().sum() / self.divisor
 

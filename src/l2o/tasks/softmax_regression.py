@@ -55,6 +55,9 @@ class SoftmaxRegression(TaskFamily):
     def batch_indices(self, instance: Tree, rng: Stream) -> Tree:
         return {"examples": rng.integers(self.samples, (self.batch,))}
 
+    def whole(self) -> Tree | None:
+        return {"examples": torch.arange(self.samples)}
+
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         chosen = batch["examples"]
         logits = instance["inputs"][chosen] @ params["weight"] + params["bias"]  # [batch, 2]

@@ -73,6 +73,9 @@ class RandomScaling(TaskFamily):
     def gather(self, indices: Tree) -> Tree:
         return self.family.gather(indices)
 
+    def whole(self) -> Tree | None:
+        return self.family.whole()
+
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         return self.family.loss(_unscaled(params, instance), trees.select(instance, "family"), batch)
 
@@ -134,6 +137,9 @@ class ConvexRegulariser(TaskFamily):
 
     def gather(self, indices: Tree) -> Tree:
         return self.family.gather(indices)
+
+    def whole(self) -> Tree | None:
+        return self.family.whole()
 
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         own = self.family.loss(trees.select(params, "family"), trees.select(instance, "family"), batch)
@@ -205,6 +211,9 @@ class NoisyGradients(TaskFamily):
 
     def gather(self, indices: Tree) -> Tree:
         return self.family.gather(indices)
+
+    def whole(self) -> Tree | None:
+        return self.family.whole()
 
     def loss(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         return self.family.loss(params, instance, batch)
