@@ -48,7 +48,7 @@ def test_surrogate_has_the_sizes_and_the_name_that_it_should() -> None:
 
 
 def test_surrogate_varies_in_40_directions_with_a_falling_spectrum() -> None:
-    """s_1^2 / s_40^2 = 40; so few images pull the spectrum's ends apart, by about a fifth. The rest is rounding, 1/12."""
+    """s_1^2 / s_40^2 = 40; so few images pull the spectrum's ends apart, by about a fifth. The rest is rounding."""
     variances, _ = principal_directions()
     assert float(variances[0] / variances[39]) == pytest.approx(40, rel=0.3)
     assert (variances[:40] > 1_000).all()
