@@ -169,7 +169,7 @@ class GuidedPolicySearch(OptimizerMethod):
     3. Passes: the controllers are optimized against these models, within a trust region and pulled to the policy; the
        policy is regressed on the controllers. A new controller is kept if it does better on the same tasks.
 
-    Of the learned optimizer, the mean action is all that is used. Its meta-optimizer takes `regression.passes` times
+    The learned optimizer's action is the mean of the policy. Its meta-optimizer takes `regression.passes` times
     `regression.steps` steps an iteration.
 
     What goes wrong: more than a quarter of the trajectories diverge, then the controller before drives, in a trust
@@ -274,7 +274,8 @@ class _Iteration:
         if standing is None:
             standing = self._begin(group)
             samples, standing = self._sampled(standing, group)
-            yield from self._regress(samples, standing, {"value": float(standing.value), "pass": -1.0})
+            first = {"value": float(standing.value), "pass": -1.0}
+            yield from self._regress(samples, standing, first, self._rng.child("first pairs"))
         else:
             samples, standing = self._sampled(standing, group)
         method, alive = self.method, samples.alive
@@ -339,7 +340,7 @@ class _Iteration:
                 "scale": float(standing.scale),
                 "sampling_diverged": float(samples.diverged.double().mean()),
             }
-            yield from self._regress(samples, standing, outcome)
+            yield from self._regress(samples, standing, outcome, self._rng.child(f"pairs {number}"))
         standing = replace(standing, before=old.controller, iteration=standing.iteration + 1)
         return Trajectory(self.process, {"memory": standing.tree(self._dtype)})
 
@@ -489,9 +490,9 @@ class _Iteration:
         return kept, {**numbers, "accepted": 0.0}
 
     def _regress(
-        self, samples: Samples, standing: Standing, outcome: dict[str, float]
+        self, samples: Samples, standing: Standing, outcome: dict[str, float], rng: Stream
     ) -> Generator[Estimate, None, None]:
-        """Meta-gradients of the policy's weighted squared distance from the controllers."""
+        """Meta-gradients of the policy's weighted squared distance from the controllers; the first tells `outcome`."""
         settings = self.method.regression
         weights, added = self.method.alternation.weights(standing.controller, standing.duals)
         weights = _tamed(weights)
@@ -499,9 +500,8 @@ class _Iteration:
         valid = samples.alive[:, 0].nonzero()[:, 0]
         each = max(1, settings.pairs // (len(targets) * len(valid)))
         for step in range(settings.steps):
-            rng = self._rng.child("pairs").at(step=step + 10_000 * (1 + int(outcome["pass"])))
             drawn = [
-                part.start + rng.child(str(g)).over(range(1)).integers(part.stop - part.start, (each,))[0]
+                part.start + rng.child(str(g)).at(step=step).over((0,)).integers(part.stop - part.start, (each,))[0]
                 for g, part in enumerate(samples.members)
             ]
             place = torch.cat(drawn)
