@@ -2,7 +2,7 @@
 
 import pytest
 
-from l2o import L2OScale, RNNprop
+from l2o import L2OScale, MLPLOpt, RNNprop, SmallFC
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 
@@ -13,6 +13,8 @@ LEARNED = {
     "RNNprop chen": lambda seed=0: RNNprop.chen(seed=seed),
     "RNNprop lv": lambda seed=0: RNNprop.lv(seed=seed),
     "L2O-Scale": lambda seed=0: L2OScale(seed=seed),
+    "MLPLOpt": lambda seed=0: MLPLOpt(seed=seed),
+    "SmallFC": lambda seed=0: SmallFC(seed=seed),
 }
 
 every_learned = pytest.mark.parametrize("make", LEARNED.values(), ids=LEARNED.keys())
@@ -27,3 +29,8 @@ def perturbed(optimizer: LearnedOptimizer, seed: int = 1) -> LearnedOptimizer:
         for parameter in optimizer.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return optimizer.double()
+
+
+def held_constant(optimizer: LearnedOptimizer):
+    """The optimizer's step with everything that it sees held constant: for the truth of a first-order meta-gradient."""
+    return lambda observation, state: optimizer({name: leaf.detach() for name, leaf in observation.items()}, state)

@@ -6,6 +6,7 @@ from l2o.errors import L2OError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop
 from l2o.metatrain import MetaTrained, metatrain
+from l2o.methods.evolution import ES, PES
 from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.policy_gradient import PolicyGradient
@@ -18,7 +19,9 @@ from l2o.optimizers.conjugate_gradient import ConjugateGradient
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.mlp import MLPLOpt
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.small_fc import SmallFC
 from l2o.outer_loop import Plan
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
 from l2o.rng import Stream
@@ -51,8 +54,10 @@ from l2o.weights import Card, load_card, save, shipped
 
 __all__ = [
     "ARCHITECTURES",
+    "ES",
     "GAN",
     "L2ODM",
+    "PES",
     "PPO",
     "SGD",
     "Adagrad",
@@ -79,6 +84,7 @@ __all__ = [
     "LeNet",
     "LearnedOptimizer",
     "MLPClassifier",
+    "MLPLOpt",
     "MeasureFeatures",
     "MetaAdam",
     "MetaLoss",
@@ -107,6 +113,7 @@ __all__ = [
     "Schedule",
     "SelfImproving",
     "Settings",
+    "SmallFC",
     "SparseClassification",
     "Stream",
     "TaskFamily",

@@ -104,6 +104,13 @@ def test_every_setting_of_the_methods_is_an_option():
     improving = ["--method", "self-improving", "--teachers", "sgd:0.1", "--helper-start", "0.33", "--fade", "7"]
     wanted = l2o.SelfImproving(helpers={"sgd:0.1": l2o.SGD(0.1)}, start=0.33, fade=7)
     assert parsed(*improving).method.made().describe() == wanted.describe()
+    perturbing = ["--sigma", "0.1", "--pairs", "3", "--weights", "last", "--objective", "log"]
+    settings = {"sigma": 0.1, "pairs": 3, "weights": "last", "objective": "log"}
+    wanted = l2o.ES(**settings, shaping="ranks")
+    assert parsed("--method", "es", *perturbing, "--shaping", "ranks").method.made().describe() == wanted.describe()
+    assert parsed("--method", "pes", *perturbing).method.made().describe() == l2o.PES(**settings).describe()
+    with_teacher = parsed("--method", "pes", "--pairs", "3", "--teachers", "sgd:0.1").method.made().describe()
+    assert with_teacher["method"] == l2o.PES(pairs=3).describe()
 
 
 def test_every_field_of_a_plan_is_an_option():
@@ -167,6 +174,17 @@ def test_wrappers_have_the_spreads_and_coordinates_asked_for():
             ["--method", "self-improving", "--teachers", "adam:0.1", "--imitation", "0", "0.3"],
             "--imitation is 0.0 0.3, and has no effect with --method self-improving",
         ),
+        (["--sigma", "0.1"], "--sigma is 0.1, and has no effect without --method es or pes"),
+        (["--method", "unrolled", "--pairs", "3"], "--pairs is 3, and has no effect without --method es or pes"),
+        (["--shaping", "ranks"], "--shaping is ranks, and has no effect without --method es"),
+        (["--method", "pes", "--shaping", "ranks"], "--shaping is ranks, and has no effect without --method es"),
+        (
+            ["--method", "self-improving", "--pairs", "3"],
+            "--pairs is 3, and has no effect with --method self-imp",
+        ),
+        (["--method", "es", "--fade", "5"], "--fade is 5, and has no effect without --method self-improving"),
+        (["--method", "es", "--sigma", "0"], "sigma is 0.0; perturbations need a positive"),
+        (["--method", "pes", "--pairs", "0"], "pairs is 0; a window needs at least 1"),
         (["--validation-steps", "20"], "--validation-steps is 20, and has no effect without --curriculum"),
         (["--periods", "2"], "--periods is 2, and has no effect without --curriculum"),
         (["--longest-stage", "2"], "--longest-stage is 2, and has no effect without --curriculum"),

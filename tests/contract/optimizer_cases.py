@@ -11,7 +11,9 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adam, Momentum
 from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.mlp import MLPLOpt
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.small_fc import SmallFC
 from l2o.rng import Stream
 from l2o.trees import Tree
 
@@ -22,6 +24,8 @@ RULES: dict[str, Callable[[], LearnedOptimizer]] = {
     "RNNprop.chen": RNNprop.chen,
     "RNNprop.lv": RNNprop.lv,
     "L2OScale": lambda: L2OScale(lowest_rate=1e-3, highest_rate=1.0),  # steps that no tolerance hides
+    "MLPLOpt": lambda: MLPLOpt(scale=0.1),
+    "SmallFC": lambda: SmallFC(scale=0.1),
     "Adam": lambda: Adam(1e-2),
     "Momentum": lambda: Momentum(1e-2),
 }
@@ -60,7 +64,7 @@ def expected(rule: LearnedOptimizer, start: Tensor, grads: Sequence[Tensor], rat
     """Where the definition p = p + lr delta leads, with the rule called directly."""
     p, state = start.detach().clone(), rule.init_state({"p": start.detach()[None]}, Stream(0, ("torch",)))
     for grad, rate in zip(grads, rates, strict=True):
-        action, state = rule({"grad/p": grad[None]}, state)
+        action, state = rule({"grad/p": grad[None], "params/p": p[None]}, state)
         p += rate * action["p"][0]
     return p
 

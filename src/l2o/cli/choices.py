@@ -11,6 +11,7 @@ from l2o.evaluation.tuning import log_grid
 from l2o.experiments import autoloss, guided_policy_search, optimizers_cubed, stronger_baselines
 from l2o.experiments.study import BASELINES, Baseline, Experiment
 from l2o.methods.base import OptimizerMethod
+from l2o.methods.evolution import ES, PES
 from l2o.methods.meta_loss import MetaLoss, Objective, Weights
 from l2o.methods.self_improving import SelfImproving
 from l2o.methods.unrolled import Unrolled
@@ -18,8 +19,10 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.mlp import MLPLOpt
 from l2o.optimizers.predicted_step import PredictedStep
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.small_fc import SmallFC
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
 from l2o.tasks.data import Split, load_dataset
@@ -81,6 +84,8 @@ LEARNED: dict[str, Callable[[int], LearnedOptimizer]] = {
     "rnnprop-chen": lambda seed: RNNprop.chen(seed=seed),
     "l2o-scale": lambda seed: L2OScale(seed=seed),
     "predicted-step": lambda seed: PredictedStep(seed=seed),
+    "mlp-lopt": lambda seed: MLPLOpt(seed=seed),
+    "small-fc": lambda seed: SmallFC(seed=seed),
 }
 """Learned optimizers by name, from a seed of their initial meta-parameters."""
 
@@ -88,6 +93,8 @@ METHODS: dict[str, Callable[[Weights, Objective], OptimizerMethod]] = {
     "meta-loss": lambda weights, objective: MetaLoss(weights=weights, objective=objective),
     "unrolled": lambda weights, objective: Unrolled(weights=weights, objective=objective),
     "self-improving": lambda weights, objective: SelfImproving(weights=weights, objective=objective),
+    "es": lambda weights, objective: ES(weights=weights, objective=objective),
+    "pes": lambda weights, objective: PES(weights=weights, objective=objective),
 }
 """Methods by name, from what the meta-loss sums."""
 

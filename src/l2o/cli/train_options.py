@@ -9,6 +9,7 @@ from l2o.errors import ArgumentError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
 from l2o.methods.base import OptimizerMethod
+from l2o.methods.evolution import ES, PES, Shaping
 from l2o.methods.imitation import PUBLISHED_TEACHERS, Imitation, Order
 from l2o.methods.meta_loss import Objective, Weights
 from l2o.methods.self_improving import SelfImproving
@@ -43,8 +44,9 @@ class TrainingTaskOptions(TaskOptions):
 class MethodOptions:
     """How meta-gradients are got, and who else drives."""
 
-    method: Literal["meta-loss", "unrolled", "self-improving"] = "meta-loss"
-    """First order through replay; exact second order; or first order where helpers take some of the steps."""
+    method: Literal["meta-loss", "unrolled", "self-improving", "es", "pes"] = "meta-loss"
+    """First order through replay; exact second order; first order where helpers take some of the steps; or evolution
+    strategies, which only run perturbed copies: truncated, or without the bias of truncation."""
     objective: Objective = "loss"
     """Whether the meta-loss sums losses or their logarithms."""
     weights: Weights = "all"
@@ -59,6 +61,12 @@ class MethodOptions:
     """Probability of each helper of self-improving at first; none shares evenly with the learned optimizer."""
     fade: int = 100
     """Trajectories after which the helpers of self-improving take no more steps."""
+    sigma: float = 0.01
+    """Of es and pes: standard deviation of the perturbations of the meta-parameters."""
+    pairs: int = 16
+    """Of es and pes: antithetic pairs in a window."""
+    shaping: Shaping = "none"
+    """Of es: whether differences of meta-losses count, or of their ranks."""
 
     def made(self) -> OptimizerMethod:
         """The method that the options describe."""
@@ -66,7 +74,8 @@ class MethodOptions:
         if len(teachers) < len(self.teachers):
             raise ArgumentError(f"--teachers is {' '.join(self.teachers)}, and names one twice; name each once")
         if self.method == "self-improving":
-            refuse_unused(self, "imitation", "teacher_order", reason="with --method self-improving")
+            unused = ("imitation", "teacher_order", "sigma", "pairs", "shaping")
+            refuse_unused(self, *unused, reason="with --method self-improving")
             return SelfImproving(
                 helpers=teachers or PUBLISHED_TEACHERS,
                 start=self.helper_start,
@@ -75,11 +84,28 @@ class MethodOptions:
                 objective=self.objective,
             )
         refuse_unused(self, "helper_start", "fade", reason="without --method self-improving")
-        method = choices.METHODS[self.method](self.weights, self.objective)
+        method = self._method_alone()
         if not teachers:
             refuse_unused(self, "imitation", "teacher_order", reason="without --teachers, as adam:0.01")
             return method
         return Imitation(method, teachers=teachers, ratio=self.imitation or 0.3, order=self.teacher_order)
+
+    def _method_alone(self) -> OptimizerMethod:
+        """The method without teachers or helpers."""
+        if self.method != "es":
+            refuse_unused(self, "shaping", reason="without --method es")
+        if self.method not in ("es", "pes"):
+            refuse_unused(self, "sigma", "pairs", reason="without --method es or pes")
+            return choices.METHODS[self.method](self.weights, self.objective)
+        if self.method == "pes":
+            return PES(sigma=self.sigma, pairs=self.pairs, weights=self.weights, objective=self.objective)
+        return ES(
+            sigma=self.sigma,
+            pairs=self.pairs,
+            weights=self.weights,
+            objective=self.objective,
+            shaping=self.shaping,
+        )
 
 
 @dataclass(frozen=True)

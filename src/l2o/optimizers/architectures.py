@@ -7,15 +7,30 @@ from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.hierarchical import L2OScale
+from l2o.optimizers.mlp import MLPLOpt
 from l2o.optimizers.predicted_step import PredictedStep
 from l2o.optimizers.rnnprop import RNNprop
+from l2o.optimizers.small_fc import SmallFC
 from l2o.weights import rebuild
 
 Architectures = Mapping[str, type[LearnedOptimizer]]
 
 ARCHITECTURES: Architectures = {
     kind.__name__: kind
-    for kind in (L2ODM, RNNprop, L2OScale, PredictedStep, SGD, Momentum, Nesterov, RMSprop, Adam, Adagrad)
+    for kind in (
+        L2ODM,
+        RNNprop,
+        L2OScale,
+        PredictedStep,
+        MLPLOpt,
+        SmallFC,
+        SGD,
+        Momentum,
+        Nesterov,
+        RMSprop,
+        Adam,
+        Adagrad,
+    )
 }
 """The classes that a weights file may name."""
 
