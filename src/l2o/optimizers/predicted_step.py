@@ -100,7 +100,7 @@ class PredictedStep(LearnedOptimizer):
     def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
         """Sets, for each group that there is, mean and deviation of the features and the actions' root mean square."""
         like = trees.flatten(trees.select(observations[0], "grad"))
-        remembered, rows = memory(*like.shape, like), []
+        remembered, rows = memory(like.shape[0], like.shape[1], like), []
         for seen in observations:
             grad, x = (trees.flatten(trees.select(seen, kind)) for kind in ("grad", "params"))
             features, remembered = observe(grad, x, seen["loss"], remembered)

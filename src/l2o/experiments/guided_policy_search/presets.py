@@ -67,6 +67,7 @@ class Settings:
         shown: examples that the recorded objective is a mean over; None for all.
         unrolled: trajectories of the meta-training of the optimizer that is trained by gradient descent.
         tuning_runs: fresh starts that constants are tuned on.
+        grid_every: learning rates are tuned on every so-many-th value of the grid.
         seed: of reporting and tuning.
     """
 
@@ -88,6 +89,7 @@ class Settings:
     shown: int | None = 10_000
     unrolled: int = 100
     tuning_runs: int = 3
+    grid_every: int = 1
     seed: int = 0
 
 
@@ -109,6 +111,7 @@ PRESETS = {
         shown=256,
         unrolled=2,
         tuning_runs=1,
+        grid_every=4,
     ),
     "laptop": Settings(),
     "paper": Settings(

@@ -242,12 +242,13 @@ class Shared:
     def tuned(self, name: str) -> Tuned:
         """A baseline's constants, tuned on the meta-training task."""
         settings, made = self.settings, training_family(self.preset)
+        baseline = replace(BASELINES[name], grid=BASELINES[name].grid[:: settings.grid_every])
         identity = {
             "family": made.name,
             "steps": settings.tried,
             "runs": settings.tuning_runs,
-            "variants": list(BASELINES[name].variants),
-            "grid": [f"{rate:.6g}" for rate in BASELINES[name].grid],
+            "variants": list(baseline.variants),
+            "grid": [f"{rate:.6g}" for rate in baseline.grid],
         }
         path = self.folder / "tuning" / f"{name.replace(' ', '-').lower()}.json"
         if path.exists():
@@ -256,7 +257,7 @@ class Shared:
                 return Tuned(**content)
         with self.console.status(f"tuning {name}"):
             found = tune(
-                BASELINES[name],
+                baseline,
                 made,
                 Stream(settings.seed, ("tuning",), tasks=range(settings.tuning_runs)),
                 steps=settings.tried,
