@@ -56,6 +56,17 @@ LEARNED = ("tests/optimizers/test_learned.py",)
 HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
 CURVES = ("tests/evaluation/test_compare.py",)
+LOCAL_CONTROL = ("tests/methods/test_lqg.py",)
+GUIDED = tuple(
+    f"tests/methods/test_guided_search.py::test_{name}"
+    for name in (
+        "gains_are_of_mean_one_and_noise_is_redrawn",
+        "a_worse_controller_is_dropped_and_the_trust_region_shrinks",
+        "a_run_killed_anywhere_resumes_to_the_same_bits",
+    )
+)
+GUIDED_FEATURES = ("tests/methods/test_guided_features.py",)
+ALTERNATION = ("tests/methods/test_guided_alternation.py",)
 MIXTURE = ("tests/tasks/test_mixture.py",)
 GAN_LOSSES = ("tests/tasks/test_gan.py::test_losses_and_gradients_are_those_of_plain_modules",)
 GAN_METRICS = ("tests/tasks/test_gan.py::test_metrics_are_the_scores_of_the_samples",)
@@ -1230,6 +1241,90 @@ FAULTS = [
         "tasks=(place,)",
         "tasks=(0,)",
         HIERARCHICAL,
+    ),
+    Fault(
+        "the dual variable pulls the wrong way",
+        "methods/guided_policy/lqg.py",
+        "m[:, states:] -= dual",
+        "m[:, states:] += dual",
+        LOCAL_CONTROL,
+    ),
+    Fault(
+        "noise without the penalty's temperature",
+        "methods/guided_policy/lqg.py",
+        "temperature = temperature + penalty",
+        "temperature = temperature + 0 * penalty",
+        LOCAL_CONTROL,
+    ),
+    Fault(
+        "the last state's cost is forgotten",
+        "methods/guided_policy/lqg.py",
+        "V, v = cost.C[:, steps], cost.d[:, steps, :, None]",
+        "V, v = 0 * cost.C[:, steps], 0 * cost.d[:, steps, :, None]",
+        LOCAL_CONTROL,
+    ),
+    Fault(
+        "gains are not jittered",
+        "methods/guided_policy/sampling.py",
+        "(jitter * z - jitter**2 / 2).exp()",
+        "(0 * z).exp()",
+        GUIDED,
+    ),
+    Fault(
+        "noise is the same at every step",
+        "methods/guided_policy/sampling.py",
+        "self.rng.at(step=step).normal",
+        "self.rng.at(step=0).normal",
+        GUIDED,
+    ),
+    Fault(
+        "targets of the policy move with the dual variable",
+        "methods/guided_policy/alternation.py",
+        "-G / penalty * duals.dual[..., 0]",
+        "G / penalty * duals.dual[..., 0]",
+        ALTERNATION,
+    ),
+    Fault(
+        "the dual step forgets the controller's noise",
+        "methods/guided_policy/alternation.py",
+        "self.alpha * duals.penalty / G * excess",
+        "self.alpha * duals.penalty * excess",
+        ALTERNATION,
+    ),
+    Fault(
+        "a bank of features is not shifted",
+        "methods/guided_policy/features.py",
+        'remembered[f"{kind}/{phase}"][..., :-1]',
+        'remembered[f"{kind}/{phase}"][..., 1:]',
+        GUIDED_FEATURES,
+    ),
+    Fault(
+        "the last two differences of x are mixed up",
+        "methods/guided_policy/features.py",
+        'earlier["q"] if step >= 2 * STRIDE else q',
+        'earlier["q"] if step >= STRIDE else q',
+        GUIDED_FEATURES,
+    ),
+    Fault(
+        "a worse controller is kept",
+        "methods/guided_policy/search.py",
+        "if new_value < old_value:",
+        "if new_value < math.inf:",
+        GUIDED,
+    ),
+    Fault(
+        "what an iteration hands on is not rounded to the run's type",
+        "methods/guided_policy/search.py",
+        "leaf.to(dtype) for n, leaf in flat.items()",
+        "leaf for n, leaf in flat.items()",
+        GUIDED,
+    ),
+    Fault(
+        "a drop-in takes every tensor for the last bias",
+        "optimizers/torch_optim.py",
+        'state["group"].fill_(self.rule.tensor_groups(shapes)[str(place)])',
+        'state["group"].fill_(3)',
+        ("tests/optimizers/test_predicted_step.py",),
     ),
 ]
 

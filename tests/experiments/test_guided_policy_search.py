@@ -59,7 +59,9 @@ def test_what_is_done_is_not_done_again(folder, monkeypatch):
 
 def _trials(*curves):
     losses = np.array(curves, dtype=float)[None]
-    return Trials(losses, np.zeros(losses.shape[:2], dtype=bool), every=5, evaluations=1, seconds=0.0)
+    return Trials(
+        losses, np.zeros(losses.shape[:2], dtype=bool), every=5, evaluations=1, loss_evaluations=0, seconds=0.0
+    )
 
 
 def test_measures_of_trials():

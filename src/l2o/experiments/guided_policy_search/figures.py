@@ -275,6 +275,7 @@ def _table(data: str, panel: Mapping[str, Trials], settings: Settings, shared: S
                 "swing": round(float(trials.swing.mean()), 3),
                 "diverged": f"{int(trials.diverged.sum())} of {trials.diverged.size}",
                 "gradients per run": trials.evaluations,
+                "losses per run": trials.loss_evaluations,
                 "constants": _constants(name, shared),
             }
         )

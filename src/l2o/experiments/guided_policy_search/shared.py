@@ -64,7 +64,8 @@ class Trials:
         losses: the true objective, `[seeds, runs, points]`, held at ten times its start where a run diverges.
         diverged: `[seeds, runs]` bool.
         every: steps between points.
-        evaluations: gradient evaluations of a run, loss evaluations of line searches aside.
+        evaluations: gradient evaluations of a run.
+        loss_evaluations: evaluations of the loss alone, of a line search.
         seconds: wall time of everything.
     """
 
@@ -72,6 +73,7 @@ class Trials:
     diverged: Array
     every: int
     evaluations: int
+    loss_evaluations: int
     seconds: float
 
     @classmethod
@@ -80,7 +82,14 @@ class Trials:
         assert curves.true_losses is not None
         assert curves.true_every is not None
         kept, diverged = held(curves.true_losses)
-        return cls(kept.numpy()[None], diverged.numpy()[None], curves.true_every, curves.evaluations, seconds)
+        return cls(
+            kept.numpy()[None],
+            diverged.numpy()[None],
+            curves.true_every,
+            curves.evaluations,
+            curves.loss_evaluations,
+            seconds,
+        )
 
     @classmethod
     def stack(cls, rows: Sequence["Trials"]) -> "Trials":
@@ -126,7 +135,7 @@ class Trials:
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Writes everything to one file."""
         leaves = {name: torch.from_numpy(getattr(self, name)) for name in ("losses", "diverged")}
-        plain = {"every": self.every, "evaluations": self.evaluations, "seconds": self.seconds}
+        plain = {name: getattr(self, name) for name in ("every", "evaluations", "loss_evaluations", "seconds")}
         checkpoint.write(path, leaves, {"identity": identity, **plain}, kind=_KIND)
 
     @classmethod
