@@ -57,7 +57,7 @@ class TwoLeaves(TaskFamily):
 
 
 class Push(Coordinatewise):
-    """delta = push, the same everywhere: one meta-parameter, and every trajectory is known by hand."""
+    """delta = push, the same everywhere: one meta-parameter, and every trajectory is known by hand. It counts steps."""
 
     name = "push"
 
@@ -69,10 +69,10 @@ class Push(Coordinatewise):
         return {}
 
     def init_coordinates(self, tasks, coordinates, like):
-        return {}
+        return {"steps": zeros(like, tasks)}
 
     def update(self, grad, state):
-        return self.push.expand_as(grad), state
+        return self.push.expand_as(grad), {"steps": state["steps"] + 1}
 
 
 class LearnedMomentum(Coordinatewise):
@@ -367,11 +367,14 @@ def test_a_dead_particle_stays_dead_until_the_trajectory_ends():
     noise.append(perturbations(optimizer, trajectory.process, sigma=0.03, pairs=12)["push"][:, 0])
     with torch.no_grad():
         optimizer.push.fill_(0.1)  # upwards: nobody else dies
-    second, _ = method.window(optimizer, trajectory, 4)
+    second, trajectory = method.window(optimizer, trajectory, 4)
     sides, counts = [], torch.full((12,), 3)
     lives = torch.ones(12, dtype=torch.bool)
-    for sign in (1, -1):
+    for side, sign in enumerate((1, -1)):
         _, alive, x = by_hand(-0.1, sign, noise[0], 4)
+        steps = torch.stack([trajectory.states[f"particle {12 * side + pair}"]["steps"] for pair in range(12)])
+        assert torch.equal(steps[:, 1] == 8, alive)  # the state of a dead one stands still
+        assert (steps[:, [0, 2]] == 8).all()
         value, _, _ = by_hand(0.1, sign, noise[1], 4, entry=x)
         sides.append(value)
         lives &= alive
