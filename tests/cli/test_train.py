@@ -92,12 +92,13 @@ def test_every_setting_of_the_curriculum_is_an_option():
 
 def test_every_setting_of_the_methods_is_an_option():
     imitation = ["--teachers", "adam:0.1", "nesterov:0.2", "--imitation", "0", "0.5", "--teacher-order", "turn",
-                 "--objective", "log", "--weights", "last"]  # fmt: skip
+                 "--corrections", "0.25", "--objective", "log", "--weights", "last"]  # fmt: skip
     wanted = l2o.Imitation(
         l2o.MetaLoss(objective="log", weights="last"),
         teachers={"adam:0.1": l2o.Adam(0.1), "nesterov:0.2": l2o.Nesterov(0.2)},
         ratio=(0.0, 0.5),
         order="turn",
+        corrections=0.25,
     )
     assert parsed(*imitation).method.made().describe() == wanted.describe()
     assert parsed("--teachers", "sgd:0.1").method.made().describe()["ratios"] == (0.3,)

@@ -65,6 +65,39 @@ def test_imitation_gradient_equals_autograd(make, teacher):
         own = trees.map_leaves(torch.Tensor.detach, own)
 
 
+@every_learned
+def test_corrections_are_the_teachers_updates_on_the_students_way(make):
+    optimizer, rule = perturbed(make()), Adam(0.01)
+    method = Imitation(teachers={"adam": rule}, ratio=1.0, corrections=1.0)
+    trajectory = begin(method, optimizer)
+    process, own = trajectory.process, trajectory.states["agent"]
+    taught = rule.init_state(process.params, Stream(0))
+    for _ in range(2):  # the second window carries both states
+        estimate, trajectory = method.window(optimizer, trajectory, STEPS)
+        loss = torch.zeros(())
+        for _ in range(STEPS):
+            seen, _ = process.observe()
+            update, taught = rule(seen, taught)
+            action, own = optimizer(seen, own)
+            loss = loss + (update["x"] - action["x"]).square().sum() / 2 / (4 * 3)
+            process = process.apply({"x": action["x"].detach()})
+        assert relative(estimate.gradient, gradient_of(loss, optimizer)) < 1e-10
+        assert estimate.value == pytest.approx(loss.item(), rel=1e-10)
+        torch.testing.assert_close(trajectory.process.params["x"], process.params["x"])
+        own = trees.map_leaves(torch.Tensor.detach, own)
+
+
+def test_so_many_trajectories_are_corrected():
+    optimizer, method = L2ODM().double(), Imitation(teachers={"sgd": SGD(0.1)}, ratio=1.0, corrections=0.5)
+    driven = 0
+    for number in range(60):
+        trajectory = begin(method, optimizer, trajectory=number, tasks=1)
+        taught = {"x": trajectory.process.params["x"] - 0.1 * trajectory.process.observe()[0]["grad/x"]}
+        _, after = method.window(optimizer, trajectory, 1)
+        driven += not torch.allclose(after.process.params["x"], taught["x"])
+    assert 18 <= driven <= 42
+
+
 def test_a_student_that_equals_its_teacher_has_no_loss():
     class Twin(L2ODM):
         """L2O-DM without meta-parameters: a teacher."""
@@ -185,6 +218,7 @@ HORIZONS = {"constant": ConstantHorizon(8, 4), "curriculum": Curriculum((4, 8, 1
 METHODS = {
     "meta-loss": MetaLoss,
     "imitation": lambda: Imitation(ratio=0.5),
+    "corrections": lambda: Imitation(ratio=1.0, corrections=0.5),
     "imitation by stage": lambda: Imitation(MetaLoss(objective="log"), ratio=(0.0, 1.0), order="turn"),
     "self-improving": lambda: SelfImproving(fade=3),
     "unrolled": Unrolled,
@@ -311,6 +345,7 @@ def test_moments_are_taken_up_with_the_meta_parameters_or_kept():
         (lambda: Imitation(teachers={"learned": RNNprop()}), "teacher learned has meta-parameters"),
         (lambda: Imitation(teachers={"a/b": Adam(0.1)}), "leave out the '/'"),
         (lambda: Imitation(order="random"), "order is 'random'"),
+        (lambda: Imitation(corrections=-0.1), "corrections is -0.1"),
         (lambda: SelfImproving(start=0.5), "start is 0.5 for each of 3 helpers"),
         (lambda: SelfImproving(fade=0), "fade is 0"),
     ],

@@ -57,6 +57,8 @@ class MethodOptions:
     """Share of the trajectories that a teacher drives, 0.3 if not given; several: one for each stage."""
     teacher_order: Order = "uniform"
     """Whether the teacher of a trajectory is drawn, or teachers take turns."""
+    corrections: float = 0.0
+    """Share of a teacher's trajectories that the learned optimizer drives, corrected by the teacher at every step."""
     helper_start: float | None = None
     """Probability of each helper of self-improving at first; none shares evenly with the learned optimizer."""
     fade: int = 100
@@ -74,7 +76,7 @@ class MethodOptions:
         if len(teachers) < len(self.teachers):
             raise ArgumentError(f"--teachers is {' '.join(self.teachers)}, and names one twice; name each once")
         if self.method == "self-improving":
-            unused = ("imitation", "teacher_order", "sigma", "pairs", "shaping")
+            unused = ("imitation", "teacher_order", "corrections", "sigma", "pairs", "shaping")
             refuse_unused(self, *unused, reason="with --method self-improving")
             return SelfImproving(
                 helpers=teachers or PUBLISHED_TEACHERS,
@@ -86,9 +88,16 @@ class MethodOptions:
         refuse_unused(self, "helper_start", "fade", reason="without --method self-improving")
         method = self._method_alone()
         if not teachers:
-            refuse_unused(self, "imitation", "teacher_order", reason="without --teachers, as adam:0.01")
+            unused = ("imitation", "teacher_order", "corrections")
+            refuse_unused(self, *unused, reason="without --teachers, as adam:0.01")
             return method
-        return Imitation(method, teachers=teachers, ratio=self.imitation or 0.3, order=self.teacher_order)
+        return Imitation(
+            method,
+            teachers=teachers,
+            ratio=self.imitation or 0.3,
+            order=self.teacher_order,
+            corrections=self.corrections,
+        )
 
     def _method_alone(self) -> OptimizerMethod:
         """The method without teachers or helpers."""

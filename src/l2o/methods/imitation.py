@@ -1,4 +1,4 @@
-"""Imitation: on some trajectories a hand-designed optimizer drives, and the learned one is asked for its updates."""
+"""Imitation: on some trajectories the learned optimizer is asked for the updates of a hand-designed one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.horizons import Horizon
+from l2o.kernels.reference import replay
 from l2o.kernels.targets import Squared
 from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.meta_loss import MetaLoss, diagnose
@@ -41,8 +42,11 @@ class Imitation(OptimizerMethod):
         ratio: r, in [0, 1]; or one for each stage of a curriculum, the last one for all that follow.
         order: "uniform" draws the teacher at random (the paper); "turn" takes them in turn by the number of the
             trajectory.
+        corrections: share of these trajectories that the learned optimizer drives itself, while the teacher says what
+            it would have done there: so it learns to come back from where its own errors lead (DAgger).
 
     Source: Chen et al. 2020, section 3.2. The public code takes teachers in turn, counting imitated trajectories alone.
+    Corrections: Ross, Gordon and Bagnell 2011; here trajectories are drawn anew, none is kept.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Imitation(OptimizerMethod):
         teachers: Mapping[str, LearnedOptimizer] = PUBLISHED_TEACHERS,
         ratio: float | Sequence[float] = 0.3,
         order: Order = "uniform",
+        corrections: float = 0.0,
     ) -> None:
         self.method = MetaLoss() if method is None else method
         self.teachers = checked_teachers(teachers)
@@ -60,7 +65,10 @@ class Imitation(OptimizerMethod):
             raise ArgumentError(f"ratio is {ratio}; a share of trajectories lies in [0, 1], one for each stage")
         if order not in ("uniform", "turn"):
             raise ArgumentError(f"order is {order!r}; choose 'uniform' or 'turn'")
+        if not 0 <= corrections <= 1:
+            raise ArgumentError(f"corrections is {corrections}; a share of trajectories lies in [0, 1]")
         self.order: Order = order
+        self.corrections = corrections
         self.name = f"imitation of {', '.join(teachers)}, else {self.method.name}"
         self.moments = (*self.method.moments, *(_moments(name) for name in teachers))
 
@@ -71,6 +79,7 @@ class Imitation(OptimizerMethod):
             "teachers": describe_teachers(self.teachers),
             "ratios": self.ratios,
             "order": self.order,
+            **({"corrections": self.corrections} if self.corrections else {}),
         }
 
     def companions(self) -> Mapping[str, LearnedOptimizer]:
@@ -100,9 +109,16 @@ class Imitation(OptimizerMethod):
         if "distance" not in trajectory.states:
             return self.method.window(optimizer, trajectory, steps)
         name, teacher = self._teacher(trajectory.process)
-        driver = TeacherDrives(teacher, optimizer)
-        record = rollout(trajectory.process, driver, trajectory.states, steps, record=optimizer.reads)
-        targets = torch.stack([trees.flatten(action) for action in record.actions])  # [steps, tasks, coordinates]
+        if float(trajectory.process.rng.child("who drives").over(range(1)).uniform()) < self.corrections:
+            driver, kept = StudentDrives(teacher, optimizer), optimizer.reads | teacher.reads
+            record = rollout(trajectory.process, driver, trajectory.states, steps, record=kept)
+            with torch.no_grad():
+                wanted, _ = replay(teacher, record.observations[:-1], record.entry["teacher"])
+        else:
+            driver = TeacherDrives(teacher, optimizer)
+            record = rollout(trajectory.process, driver, trajectory.states, steps, record=optimizer.reads)
+            wanted = record.actions
+        targets = torch.stack([trees.flatten(action) for action in wanted])  # [steps, tasks, coordinates]
         moved = record.alive[:, :-1].T[..., None].to(targets.dtype)  # [steps, tasks, 1]
         tasks, coordinates = targets.shape[1:]
         gradient = replay_gradient(optimizer, record, Squared(targets, moved * (0.5 / (coordinates * tasks))))
@@ -128,11 +144,31 @@ class TeacherDrives:
     student: LearnedOptimizer
 
     def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
-        action, teacher = self.teacher(observation, states["teacher"])
-        own, agent = self.student.act(observation, states["agent"], owned=owned)
-        distance = (trees.flatten(action) - trees.flatten(own)).square().mean(1) / 2  # [tasks]
-        total = {"sum": states["distance"]["sum"] + distance}
-        return action, {**states, "agent": agent, "teacher": teacher, "distance": total}
+        action, _, after = _both(self.teacher, self.student, observation, states, owned=owned)
+        return action, after
+
+
+@dataclass(frozen=True)
+class StudentDrives:
+    """The student drives; the teacher sees the same gradients, and how far off the student was is added up."""
+
+    teacher: LearnedOptimizer
+    student: LearnedOptimizer
+
+    def __call__(self, observation: Tree, states: States, *, owned: bool = False) -> tuple[Action, States]:
+        _, own, after = _both(self.teacher, self.student, observation, states, owned=owned)
+        return own, after
+
+
+def _both(
+    teacher: LearnedOptimizer, student: LearnedOptimizer, observation: Tree, states: States, *, owned: bool
+) -> tuple[Action, Action, States]:
+    """What teacher and student would do, and all states after it."""
+    action, taught = teacher(observation, states["teacher"])
+    own, agent = student.act(observation, states["agent"], owned=owned)
+    distance = (trees.flatten(action) - trees.flatten(own)).square().mean(1) / 2  # [tasks]
+    total = {"sum": states["distance"]["sum"] + distance}
+    return action, own, {**states, "agent": agent, "teacher": taught, "distance": total}
 
 
 def checked_teachers(teachers: Mapping[str, LearnedOptimizer]) -> dict[str, LearnedOptimizer]:
