@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from l2o.tasks.projected import ProjectedClassification
 
 from l2o.errors import ArgumentError, DivergedError, UnsupportedError
 from l2o.horizons import ConstantHorizon
@@ -25,6 +24,7 @@ from l2o.rng import Stream
 from l2o.rollout import AgentDrives
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import blobs
+from l2o.tasks.projected import ProjectedClassification
 from l2o.trees import Tree
 
 FEATURES = StateFeatures((2, 4, 2))

@@ -4,6 +4,7 @@ The schedules are trained on perceptrons for 8x8 digits; here they guide convolu
 share no code with the library: modules, optimizers and the loop are plain PyTorch.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ PRESETS = {
 def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results."""
     settings, trials, source = PRESETS[preset], Trials(preset, results, work), players(preset)
+    begin = time.perf_counter()
     study = Study.of("autoloss/drop-in", preset, results, work, settings)
     data, judge = score_data("mnist-grey-14x14", "train"), load_score_network("mnist-grey-14x14")
     images = (data.inputs.float() / 127.5 - 1)[:, None]  # [images, 1, 14, 14] in [-1, 1]
@@ -115,6 +117,7 @@ def run(preset: str, results: Path, work: Path) -> None:
             )
         )
     study.data.append(data.note)
+    study.seconds = time.perf_counter() - begin
     study.finish(
         verdicts,
         summary="Schedules that were trained on a GAN of perceptrons for 8x8 digits guide convolutional networks on "
