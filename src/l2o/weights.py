@@ -2,11 +2,11 @@
 
 import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
 
@@ -74,24 +74,17 @@ def save(agent: Agent, path: str | Path, card: Card | None = None) -> Card:
     return card
 
 
-Shelf = Literal["optimizers", "schedules"]
-"""Where the package keeps weights: a folder for each kind of agent."""
-
-_SHELVES: Mapping[Shelf, tuple[str, ...]] = {"optimizers": ("pretrained",), "schedules": ("pretrained", "schedules")}
-
-
-def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]], *, shelf: Shelf) -> AgentT:
+def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]]) -> AgentT:
     """The agent that a weights file, or shipped weights of a name, holds.
 
     Args:
         source: path of a `.safetensors` file, or a name.
         kinds: the classes that the file may name.
-        shelf: where a name is looked up.
 
     Raises:
         WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
     """
-    path = _find(source, [shelf])
+    path = _find(source)
     tensors, card = _read(path)
     kind = kinds.get(card.optimizer)
     if kind is None:
@@ -110,12 +103,12 @@ def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]], *, shelf: She
 
 def load_card(source: str | Path) -> Card:
     """The card of weights, checked as `load` checks it."""
-    return _read(_find(source, list(_SHELVES)))[1]
+    return _read(_find(source))[1]
 
 
-def shipped(shelf: Shelf = "optimizers") -> list[str]:
-    """The names of the weights in the package: of learned optimizers, or of learned schedules."""
-    folder = resources.files("l2o").joinpath(*_SHELVES[shelf])
+def shipped() -> list[str]:
+    """The names of the weights in the package."""
+    folder = resources.files("l2o") / "pretrained"
     return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if _is_weights(entry.name))
 
 
@@ -157,18 +150,18 @@ def check_card(path: Path, card: Mapping[str, Any]) -> None:
         )
 
 
-def _find(source: str | Path, shelves: Sequence[Shelf]) -> Path:
+def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix == ".safetensors" or path.exists():
         if path.is_dir():
             raise WeightsError(f"{path} is a folder; pass the .safetensors file in it")
         return path
-    for shelf in shelves:
-        found = resources.files("l2o").joinpath(*_SHELVES[shelf], f"{source}.safetensors")
-        if found.is_file():
-            return Path(str(found))
-    known = ", ".join(name for shelf in shelves for name in shipped(shelf)) or "none"
-    raise WeightsError(f"no file {source}, and no shipped weights of that name; shipped are: {known}")
+    found = resources.files("l2o") / "pretrained" / f"{source}.safetensors"
+    if not found.is_file():
+        raise WeightsError(
+            f"no file {source}, and no shipped weights of that name; shipped are: {', '.join(shipped()) or 'none'}"
+        )
+    return Path(str(found))
 
 
 def _is_weights(name: str) -> bool:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from l2o.cli import choices
 from l2o.tasks.data import DATASETS
-from l2o.weights import Shelf, load_card, shipped
+from l2o.weights import load_card, shipped
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class List:
         }
         for what, names in rows.items():
             table.add_row(what, "\n".join(names))
-        shelves: tuple[Shelf, ...] = ("optimizers", "schedules")
-        for shelf in shelves:
-            cards = {name: load_card(name) for name in shipped(shelf)}
-            lines = [f"{name}: {card.optimizer} on {card.training_tasks}" for name, card in cards.items()]
-            table.add_row(f"shipped {shelf}", "\n".join(lines) or "none")
+        weights = [f"{name}: {load_card(name).optimizer} on {load_card(name).training_tasks}" for name in shipped()]
+        table.add_row("shipped weights", "\n".join(weights) or "none")
         Console().print(table)
         return 0

@@ -52,4 +52,4 @@ def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) ->
         ...     l2o.load(f"{folder}/fresh.safetensors").name
         'L2O-DM'
     """
-    return rebuild(source, architectures, shelf="optimizers")
+    return rebuild(source, architectures)

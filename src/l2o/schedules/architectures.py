@@ -15,7 +15,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = {
 
 
 def load_schedule(source: str | Path, *, architectures: Mapping[str, type[Schedule]] = SCHEDULES) -> Schedule:
-    """Loads a schedule from a weights file, or a shipped one by name (`shipped("schedules")` lists them).
+    """Loads a schedule from a weights file, or a shipped one by name (`shipped()` lists them).
 
     Args:
         source: path of a `.safetensors` file, or a name.
@@ -32,4 +32,4 @@ def load_schedule(source: str | Path, *, architectures: Mapping[str, type[Schedu
         ...     load_schedule(f"{folder}/coin.safetensors").name
         'rates 0.8 0.2'
     """
-    return rebuild(source, architectures, shelf="schedules")
+    return rebuild(source, architectures)

@@ -6,6 +6,7 @@ perceptrons on 8x8 digits, judged by a classifier of digits. There the best rati
 statement about the published numbers.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def run_scores(preset: str, results: Path, work: Path) -> None:
 
 def run_samples(preset: str, results: Path, work: Path) -> None:
     """Figure 3: what the generators make."""
-    problem, trials = players(preset), Trials(preset, results, work)
+    problem, trials, begin = players(preset), Trials(preset, results, work), time.perf_counter()
     study = Study.of("autoloss/fig3-samples", preset, results, work, problem.sizes)
     family = problem.families("model", problem.seed)
     assert isinstance(family, GAN)
@@ -104,6 +105,7 @@ def run_samples(preset: str, results: Path, work: Path) -> None:
         passed=bool((least >= 0.03).double().mean() > 0.5),
     )
     study.data += family.data_notes()
+    study.seconds = time.perf_counter() - begin
     study.finish([verdict], summary="What the generators make at the last step of a run.", seeds=[1])
 
 
