@@ -931,15 +931,15 @@ FAULTS = [
     Fault(
         "student's state is not carried along the teacher's path",
         "methods/imitation.py",
-        '{**states, "agent": agent, "teacher": teacher, "distance": total}',
-        '{**states, "teacher": teacher, "distance": total}',
+        '{**states, "agent": agent, "teacher": taught, "distance": total}',
+        '{**states, "teacher": taught, "distance": total}',
         CURRICULUM,
     ),
     Fault(
         "the student drives instead of its teacher",
         "methods/imitation.py",
-        '        return action, {**states, "agent"',
-        '        return own, {**states, "agent"',
+        "        action, _, after = _both(",
+        "        _, action, after = _both(",
         CURRICULUM,
     ),
     Fault(
