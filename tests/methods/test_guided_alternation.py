@@ -21,7 +21,7 @@ def _constant(actions, variance):
     return LinearGaussian(torch.zeros(len(k), 1, 1, 1).double(), k, torch.full_like(k, variance)[..., None])
 
 
-def _meet(alternation, penalty, iterations=4_000, variance=0.04):
+def _meet(alternation, penalty, iterations=400, variance=0.04):
     """Two tasks that want the actions 2 and 4, and one policy for both: the state after a step is the action."""
     zeros, ones = torch.zeros(2, 1, 1, 1).double(), torch.ones(2, 1, 1, 1).double()
     dynamics = Dynamics(zeros, ones, zeros[..., 0], 1e-6 * ones, zeros[:, 0, 0], 1e-6 * ones[:, 0])
