@@ -129,6 +129,11 @@ def parse(blob: bytes, *, kind: str, source: str) -> tuple[Tree, dict[str, Any]]
     return leaves, json.loads(header["metadata"])
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes plain JSON atomically; a number that is not finite is an error."""
+    write_bytes(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())
+
+
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, types, shapes and bytes of tensors, independent of their order."""
     return _digest({name: _plain(leaf) for name, leaf in tensors.items()}, {})

@@ -28,9 +28,14 @@ def select(tree: Mapping[str, Tensor], kind: str) -> Tree:
     return {name.removeprefix(prefix): leaf for name, leaf in tree.items() if name.startswith(prefix)}
 
 
+def row(leaf: Tensor) -> Tensor:
+    """One leaf `[tasks, ...]` as `[tasks, coordinates]`."""
+    return leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]
+
+
 def flatten(tree: Mapping[str, Tensor]) -> Tensor:
     """All coordinates of each task in one row: leaves `[tasks, ...]` to `[tasks, coordinates]`."""
-    leaves = [leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None] for leaf in tree.values()]
+    leaves = [row(leaf) for leaf in tree.values()]
     return leaves[0] if len(leaves) == 1 else torch.cat(leaves, dim=1)
 
 
@@ -55,7 +60,7 @@ def where_tasks(alive: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tens
 
 def finite_tasks(tree: Mapping[str, Tensor]) -> Tensor:
     """Whether all of a task's numbers are finite: `[tasks]` bool."""
-    checks = [torch.isfinite(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).all(dim=1) for leaf in tree.values()]
+    checks = [torch.isfinite(row(leaf)).all(dim=1) for leaf in tree.values()]
     return torch.stack(checks).all(dim=0)
 
 

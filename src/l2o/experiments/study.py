@@ -149,7 +149,7 @@ class Study:
             self.console.print(f"tuned {name}: learning rate {best}")
         for metric in METRICS:
             measure = MEASURES[metric]
-            path = self.folder / f"tuning-{metric}-{_slug(title)}.png"
+            path = self.folder / f"tuning-{metric}-{slug(title)}.png"
             plot_tuning(
                 {name: tuning[metric] for name, tuning in tunings.items()},
                 path=path,
@@ -182,10 +182,10 @@ class Study:
         self.backends.append(backends_in_words(learned))
         with self.console.status(f"comparing on {title}"):
             comparison = compare(optimizers, family, rng, steps=steps, last=last)
-        slug = _slug(title)
-        comparison.save(self.folder / f"curves-{slug}.npz")
+        file = slug(title)
+        comparison.save(self.folder / f"curves-{file}.npz")
         shown = {n: losses for n, losses in comparison.losses.items() if n in learned or n.endswith("tuned for final")}
-        path = self.folder / f"curves-{slug}.png"
+        path = self.folder / f"curves-{file}.png"
         plot_curves(shown, path=path, title=f"{title}: {comparison.runs} runs", learned=list(learned))
         alternative = (
             "Mean loss against step with its 95 % interval; learning rates tuned for the loss at the last step."
@@ -194,7 +194,7 @@ class Study:
         flat = {
             baseline_name(name, metric): by_metric[metric] for name, by_metric in tunings.items() for metric in METRICS
         }
-        self.comparisons.append(Compared(f"curves-{slug}.npz", title, flat))
+        self.comparisons.append(Compared(f"curves-{file}.npz", title, flat))
         self._note(family)
         self.seconds += time.perf_counter() - begin
         return comparison
@@ -333,7 +333,8 @@ def as_configuration(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """A title as a part of a file's name: lower case, everything else than letters and digits as single hyphens."""
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 

@@ -1,5 +1,6 @@
 """Learned optimizers: agents whose action is an update of the parameters."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,6 +45,11 @@ class LearnedOptimizer(Agent, ABC):
             shapes: of all parameters of a model, in its order.
         """
         return dict.fromkeys(shapes, 0)
+
+    def coordinate_groups(self, shapes: Mapping[str, Sequence[int]]) -> Tensor:
+        """The group of each coordinate of a model, its tensors one after the other: `[coordinates]`, int64."""
+        groups = self.tensor_groups(shapes)
+        return torch.cat([torch.full((math.prod(shape),), groups[name]) for name, shape in shapes.items()])
 
     def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
         """Sets constants by what is to be seen and done, before a meta-training; by default there are none.

@@ -65,7 +65,7 @@ class MLPLOpt(LearnedOptimizer):
 
     def init_state(self, params: Tree, rng: Stream) -> Tree:
         del rng
-        leaves = {name: leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None] for name, leaf in params.items()}
+        leaves = {name: trees.row(leaf) for name, leaf in params.items()}
         state = {f"momentum/{name}": zeros(leaf, *leaf.shape, len(DECAYS)) for name, leaf in leaves.items()}
         like = next(iter(leaves.values()))
         return {**state, "step": zeros(like, len(like))}
@@ -79,7 +79,7 @@ class MLPLOpt(LearnedOptimizer):
         decays = torch.tensor(DECAYS, dtype=state["step"].dtype, device=state["step"].device)[:, None, None]
         features, after = [], {"step": state["step"] + 1}
         for name, leaf in grads.items():
-            grad, theta = _row(leaf), _row(params[name])  # [tasks, coordinates]
+            grad, theta = trees.row(leaf), trees.row(params[name])  # [tasks, coordinates]
             momenta = decays * state[f"momentum/{name}"].movedim(-1, 0) + (1 - decays) * grad
             after[f"momentum/{name}"] = momenta.movedim(0, -1)
             features.append(normalised(torch.cat([grad[None], theta[None], momenta])))
@@ -144,8 +144,3 @@ def checked_output(scale: float, exponent: float, hidden: int) -> tuple[float, f
     if hidden < 1:
         raise ArgumentError(f"hidden is {hidden}; a layer needs at least 1 unit")
     return scale, exponent, hidden
-
-
-def _row(leaf: Tensor) -> Tensor:
-    """A leaf `[tasks, ...]` as `[tasks, coordinates]`."""
-    return leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]

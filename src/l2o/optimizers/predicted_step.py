@@ -119,14 +119,12 @@ class PredictedStep(LearnedOptimizer):
         del rng
         like = next(iter(params.values()))
         tasks = like.shape[0]
-        sizes = {name: leaf[0].numel() for name, leaf in params.items()}
-        coordinates = sum(sizes.values())
-        groups = tensor_groups({name: leaf.shape[1:] for name, leaf in params.items()})
-        numbers = torch.cat([torch.full((size,), groups[name]) for name, size in sizes.items()])
+        group = self.coordinate_groups({name: leaf.shape[1:] for name, leaf in params.items()})
+        coordinates = len(group)
         return {
             "h": zeros(like, tasks, coordinates, self.hidden),
             "c": zeros(like, tasks, coordinates, self.hidden),
-            "group": numbers.to(like.device).repeat(tasks, 1),
+            "group": group.to(like.device).repeat(tasks, 1),
             **memory(tasks, coordinates, like),
         }
 

@@ -17,7 +17,7 @@ from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.guided_policy_search.figures import EVERYONE
 from l2o.experiments.guided_policy_search.presets import TRAINING, plan, search, training_family
 from l2o.experiments.guided_policy_search.shared import POLICY, Panel, Shared, Trials
-from l2o.experiments.study import Study
+from l2o.experiments.study import Study, slug
 from l2o.methods.guided_policy.alternation import BregmanADMM
 from l2o.methods.guided_policy.cost import GradientFeature, Taylor
 from l2o.methods.guided_policy.features import StateFeatures
@@ -92,7 +92,7 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
     }
     found = {}
     for name, method in methods.items():
-        file = "ablation-" + "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+        file = f"ablation-{slug(name)}"
         shared.trained(file, PredictedStep(hidden=4, seed=1), method, plan(shared.preset, 1))
         found[name] = shared.history(file)
     return found

@@ -18,7 +18,7 @@ from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.guided_policy_search.baselines import BASELINES
 from l2o.experiments.guided_policy_search.presets import CLAIMED, FACES, Settings, family, testing
 from l2o.experiments.guided_policy_search.shared import POLICY, UNROLLED, Panel, Shared, Trials
-from l2o.experiments.study import Study
+from l2o.experiments.study import Study, slug
 
 EVERYONE = (POLICY, *BASELINES, UNROLLED)
 
@@ -246,7 +246,7 @@ def run(name: str, preset: str, results: Path, work: Path) -> None:
 
 
 def _draw(study: Study, panel: Mapping[str, Trials], title: str) -> None:
-    file = "".join(c if c.isalnum() else "-" for c in title.partition(": ")[2].lower()) + ".png"
+    file = f"{slug(title.partition(': ')[2])}.png"
     highest = float(panel[POLICY].losses[..., 0].mean())
     shown = {name: trials.band() for name, trials in panel.items() if float(trials.area.mean()) < 1.5 * highest}
     missing = [name for name in panel if name not in shown]

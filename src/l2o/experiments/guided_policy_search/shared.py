@@ -31,6 +31,7 @@ from l2o.experiments.guided_policy_search.presets import (
     training_family,
     true_objective,
 )
+from l2o.experiments.study import slug
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import metatrain
@@ -168,8 +169,7 @@ class Panel:
     @property
     def folder(self) -> str:
         """Of its trials."""
-        data = "-".join("".join(c if c.isalnum() else " " for c in self.data.lower()).split())
-        return f"{data}-{'large' if self.large else 'small'}-{self.batch}-{self.steps}"
+        return f"{slug(self.data)}-{'large' if self.large else 'small'}-{self.batch}-{self.steps}"
 
 
 class Shared:
@@ -233,7 +233,9 @@ class Shared:
             if not found.finished:
                 raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
             save(found.optimizer, path, found.card)
-            _write(path.with_suffix(".json"), {"seconds": found.seconds, "iterations": _iterations(directory)})
+            checkpoint.write_json(
+                path.with_suffix(".json"), {"seconds": found.seconds, "iterations": _iterations(directory)}
+            )
         return load(path)
 
     def history(self, name: str) -> dict[str, Any]:
@@ -273,7 +275,7 @@ class Shared:
                 true_objective=true_objective(self.preset, made),
             )
         self.console.print(f"tuned {name}: {found.variant} learning rate {found.rate:.4g}, J {found.score:.4f}")
-        _write(path, {"identity": identity, **asdict(found)})
+        checkpoint.write_json(path, {"identity": identity, **asdict(found)})
         return found
 
     # ---- what is tried
@@ -324,7 +326,3 @@ def _iterations(directory: Path) -> list[dict[str, Any]]:
     lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
     return [event for event in events if "pass" in event or event["kind"] == "validation"]
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    checkpoint.write_bytes(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())

@@ -173,7 +173,7 @@ class Shared:
             ],
             best=_finite(found.best.value),
         )
-        _write_json(path.with_suffix(".json"), asdict(record))
+        checkpoint.write_json(path.with_suffix(".json"), asdict(record))
 
     def record(self, name: str, seed: int) -> Trained:
         """The record of a meta-training that is done."""
@@ -230,7 +230,7 @@ class Shared:
             )
         self.console.print(f"tuned {rule} on {optimizee}: learning rate {tuning.best:.4g}")
         seconds = time.perf_counter() - begin
-        _write_json(path, {"seconds": seconds, "tuning": tuning_to_json(tuning)})
+        checkpoint.write_json(path, {"seconds": seconds, "tuning": tuning_to_json(tuning)})
         return tuning, seconds
 
     def tuned(self, rule: str, optimizee: str) -> LongRuns:
@@ -317,7 +317,3 @@ def _finite(value: float) -> float | None:
 
 def _file(optimizee: str) -> str:
     return optimizee.lower().replace(", ", "-").replace(" ", "-")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    checkpoint.write_bytes(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())

@@ -1,5 +1,6 @@
 """Trajectories for the local models: who drives them, and what is kept of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.agent import Action
+from l2o.curves import held
 from l2o.errors import UnsupportedError
 from l2o.kernels.reference import replay
 from l2o.methods.guided_policy.features import StateFeatures
@@ -19,9 +21,6 @@ from l2o.rng import Stream
 from l2o.rollout import Driver, Record, States, rollout
 from l2o.tasks.objective import true_value_and_grad
 from l2o.trees import Tree
-
-RUNAWAY = 10.0
-"""A trajectory whose loss is so many times its first one has diverged."""
 
 READS = frozenset({"grad", "loss", "params"})
 
@@ -147,8 +146,7 @@ class Samples:
 def losses_of(record: Record) -> tuple[Tensor, Tensor]:
     """Losses `[tasks, steps + 1]`, and bool of the same shape: all of a trajectory counts, or nothing."""
     losses = torch.stack([hidden["loss"] for hidden in record.privileged], dim=1)
-    fine = (record.alive & ~_runaway(losses)).all(1, keepdim=True)
-    return losses, fine.expand_as(losses)
+    return losses, ~_diverged(losses, record.alive)[:, None].expand_as(losses)
 
 
 def sample(
@@ -228,20 +226,27 @@ def _slopes(process: Optimizee, seen: Tree, kept: Tensor, examples: int | None) 
 @torch.no_grad()
 def mean_losses(process: Optimizee, driver: Driver, states: States, steps: int) -> tuple[float, float]:
     """The mean loss over all steps and trajectories, infinite if one diverges; and the share that diverged."""
-    losses = []
+    losses, alive = [], []
     for step in range(steps + 1):
         seen, hidden = process.observe()
-        losses.append(torch.where(process.alive, hidden["loss"], torch.inf))
+        losses.append(hidden["loss"])
+        alive.append(process.alive)
         if step < steps:
             action, states = driver(seen, states)
             process = process.apply(action)
     every = torch.stack(losses, dim=1)  # [trajectories, steps + 1]
-    diverged = (_runaway(every) | ~every.isfinite()).any(1)
-    return float(every.double().mean()) if not bool(diverged.any()) else float("inf"), float(diverged.double().mean())
+    diverged = _diverged(every, torch.stack(alive, dim=1))
+    return mean_loss(every, diverged), float(diverged.double().mean())
 
 
-def _runaway(losses: Tensor) -> Tensor:
-    return losses > losses[:, :1] + (RUNAWAY - 1) * losses[:, :1].abs()
+def mean_loss(losses: Tensor, diverged: Tensor) -> float:
+    """Over all steps and trajectories `[trajectories, steps + 1]`; infinite if one has diverged, `[trajectories]`."""
+    return math.inf if bool(diverged.any()) else float(losses.double().mean())
+
+
+def _diverged(losses: Tensor, alive: Tensor) -> Tensor:
+    """`[trajectories]` bool: who died, or had a loss of more than ten times the first; both given at all steps."""
+    return ~alive.all(1) | held(losses)[1]
 
 
 def at(controller: LinearGaussian, states: Sequence[Tensor]) -> list[Tensor]:

@@ -29,6 +29,7 @@ from l2o.methods.guided_policy.sampling import (
     at,
     clock,
     in_dtype,
+    mean_loss,
     mean_losses,
     sample,
 )
@@ -349,8 +350,7 @@ class _Iteration:
     def _group(self) -> Tensor:
         """The number of each coordinate's group, `[coordinates]`."""
         shapes = {name: leaf.shape[1:] for name, leaf in self.process.params.items()}
-        groups = self.policy.tensor_groups(shapes)
-        return torch.cat([torch.full((math.prod(shape),), groups[name]) for name, shape in shapes.items()])
+        return self.policy.coordinate_groups(shapes)
 
     def _begin(self, group: Tensor) -> Standing:
         """The first controller: it imitates an optimizer, more and more cautiously until it is nearly as good."""
@@ -359,7 +359,7 @@ class _Iteration:
         fresh = start.optimizer.init_state(self.process.params, self._rng.child("start"))
         states: States = {"agent": fresh}
         samples = self._sample(agent, states, group, self._rng.child("start"))
-        wanted, _ = mean_losses(self.process, agent, states, self.steps)
+        wanted = mean_loss(samples.losses, samples.diverged)
         seen = range(features.states)[features.gradients]
         controller = initial_controller(
             samples.states,
