@@ -99,10 +99,16 @@ class ConvolutionalClassifier(ImageClassifier, ABC):
 
     def losses(self, params: Tree, instance: Tree, batch: Tree) -> Tensor:
         """One task after the other: vmap makes grouped convolutions of them, and takes 1.6 to 2 times as long for four
-        tasks and 1.2 to 1.4 times for one, on one core.
+        tasks and 1.2 to 1.4 times for one, on one core. The channels of a pixel lie side by side, so that
+        normalisation and maximum are vectorised: Conv-MNIST, Conv-CIFAR and NAS-CIFAR take 0.7 to 0.8 of the time.
         """
         tasks = zip(trees.split_tasks(params), trees.split_tasks(batch), strict=True)
-        return torch.stack([self.loss(own, {}, drawn) for own, drawn in tasks])
+        return torch.stack([self.loss(own, {}, _channels_last(drawn)) for own, drawn in tasks])
+
+
+def _channels_last(batch: Tree) -> Tree:
+    """A minibatch of one task. A clone, since `contiguous` leaves images of one channel as they are."""
+    return {**batch, "inputs": batch["inputs"].clone(memory_format=torch.channels_last)}
 
 
 def image_shape(data: Dataset) -> tuple[int, int, int]:
