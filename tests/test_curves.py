@@ -85,6 +85,25 @@ def test_a_task_that_dies_has_no_true_objective_from_there_on() -> None:
     assert torch.equal(curves.losses.isnan(), curves.true_losses.isnan())
 
 
+def test_nothing_is_computed_after_all_tasks_have_died() -> None:
+    class Counted(Quadratics):
+        evaluations = 0
+
+        def value_and_grad(self, params: Tree, instance: Tree, batch: Tree) -> tuple[torch.Tensor, Tree]:
+            Counted.evaluations += 1
+            return super().value_and_grad(params, instance, batch)
+
+    curves = run_curves(SGD(1e30), Counted(3), RNG, steps=1_000, true_objective=TrueObjective(every=10))
+    assert curves.losses.shape == (3, 1_001)
+    assert curves.losses[:, 0].isfinite().all()
+    assert curves.losses[:, 5:].isnan().all()
+    assert bool(curves.diverged.all())
+    assert curves.true_losses is not None
+    assert curves.true_losses.shape == (3, 101)
+    assert curves.true_losses[:, 1:].isnan().all()
+    assert Counted.evaluations < 10
+
+
 def test_a_family_without_a_true_objective_is_refused() -> None:
     class Unknown(Quadratics):
         def whole(self) -> None:

@@ -60,6 +60,12 @@ class TrueCurve:
         self._points.append(torch.where(alive, losses.double(), torch.nan).cpu())
         self.seconds += time.perf_counter() - begin
 
+    def end(self, steps: int, tasks: int) -> None:
+        """Says of all iterates up to `steps` that have not been measured that they are not numbers."""
+        if self.settings is not None:
+            missing = 1 + steps // self.settings.every - len(self._points)
+            self._points += [torch.full((tasks,), torch.nan, dtype=torch.float64)] * missing
+
     @staticmethod
     def losses(runs: "Sequence[TrueCurve]") -> Tensor | None:
         """Those of all batches of tasks together, float64 `[tasks, points]`; None if nothing was measured."""
@@ -78,7 +84,8 @@ class Curves:
             diverged.
         evaluations: gradient evaluations of one task up to and including the last iterate; where tasks differ, the mean
             over tasks, rounded.
-        seconds_per_step: wall time of one step of one task, gradient included.
+        seconds_per_step: wall time of one step of one task, gradient included; steps after all have diverged, which
+            are not computed, do not count.
         state_bytes: memory of the optimizer's state for one task, the first.
         loss_evaluations: evaluations of the loss without its gradient, counted likewise; a line search needs them. The
             true objective counts in neither.
@@ -181,11 +188,12 @@ def run_curves(
     if steps < 1:
         raise ArgumentError(f"steps is {steps}; a curve needs at least 1 step")
     begin = time.perf_counter()
-    losses, true, metrics = [], [], []
+    losses, true, metrics, done = [], [], [], 0
     for process in _batches(family, rng, device, dtype):
         true.append(TrueCurve(true_objective))
         curve, end = _descend(optimizer, process, steps, true[-1])
         losses.append(curve)
+        done += max(1, end.step) * len(curve)
         measured = end.family.metrics(end.params, end.instance)
         metrics.append({name: torch.where(end.survivors, value, torch.nan) for name, value in measured.items()})
     seconds = time.perf_counter() - begin - sum(part.seconds for part in true)
@@ -195,7 +203,7 @@ def run_curves(
         losses=torch.cat(losses),
         metrics=joined(metrics),
         evaluations=steps + 1,
-        seconds_per_step=seconds / (steps * len(rng.tasks)),
+        seconds_per_step=seconds / done,
         state_bytes=sum(leaf.numel() * leaf.element_size() for leaf in state.values()),
         true_losses=TrueCurve.losses(true),
         true_every=None if true_objective is None else true_objective.every,
@@ -220,15 +228,18 @@ def _batches(family: TaskFamily, rng: Stream, device: torch.device | str, dtype:
 
 
 def _descend(optimizer: LearnedOptimizer, process: Optimizee, steps: int, true: TrueCurve) -> tuple[Tensor, Optimizee]:
+    """Steps from a start; once all tasks have diverged, no further. `[tasks, steps + 1]` losses, and where it ended."""
     state = optimizer.init_state(process.params, process.rng.child("agent"))
     losses = []
     for step in range(steps + 1):
         seen, hidden = process.observe()
         losses.append(torch.where(process.alive, hidden["loss"].double(), torch.nan).cpu())
         true.record(process, process.alive)
-        if step == steps:
+        if step == steps or not bool(process.alive.any()):
             break
         action, moved = optimizer(seen, state)
         state = trees.where_tasks(process.alive, moved, state)
         process = process.apply(action)
+    losses += [torch.full_like(losses[0], torch.nan)] * (steps + 1 - len(losses))
+    true.end(steps, len(losses[0]))
     return torch.stack(losses, dim=1), replace(process, survivors=process.alive)
