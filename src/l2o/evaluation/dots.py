@@ -172,4 +172,4 @@ def plot_pairs(
             heights = [pair[which] for pair in pairs.values()]
             axes.bar(places, heights, width=0.36, color=figure.look(which)[0], label=name, alpha=0.85)
         axes.set_xticks(range(len(pairs)), [figure.literal(name) for name in pairs], rotation=75, fontsize=8)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.12), ncols=2)
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.16), ncols=2)
