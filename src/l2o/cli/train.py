@@ -12,7 +12,7 @@ from rich.console import Console
 
 from l2o.agent import Backend
 from l2o.cli import choices
-from l2o.cli.options import INTERRUPTED, save_configuration
+from l2o.cli.options import INTERRUPTED, command_line, save_configuration
 from l2o.cli.train_options import HorizonOptions, MetaOptimizerOptions, MethodOptions, TrainingTaskOptions
 from l2o.errors import ArgumentError
 from l2o.experiments.study import draw_meta_training
@@ -127,7 +127,8 @@ class Train:
                 return INTERRUPTED
             if trained.best.value == float("inf"):
                 console.print("no validation was finite: the weights are those before training", style="red")
-            save(trained.optimizer, self.out / "weights", trained.card)
+            command = command_line("train", self, without=("out", "track"))
+            save(trained.optimizer, self.out / "weights", dataclasses.replace(trained.card, command=command))
             draw_meta_training(trained, plan, log=self.out / "events.jsonl", path=self.out / "meta-training.png")
             for tracker in trackers:
                 tracker.complete(*(self.out / name for name in ARTIFACTS))
