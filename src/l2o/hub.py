@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -38,21 +38,35 @@ def fetch(name: str, revision: str | None = None) -> Path:
     """
     hub = _client(name)
     with _explained(hub, name, revision):
-        folder = _fetched(hub, name, CONFIG, revision).parent
+        folder = _needed(hub, name, CONFIG, revision).parent
         read_config(folder, name)
         commit = folder.name
         if revision != commit:
             _log.warning(
-                "%s: took commit %s, now the newest of %s; pass it as the revision to get the same weights again",
+                "%s: took commit %s of %s; pass the commit as the revision to get the same weights again",
                 name, commit, revision or "main",
             )  # fmt: skip
-        for file in (WEIGHTS, CARD):
-            try:
-                _fetched(hub, name, file, commit)
-            except hub.errors.EntryNotFoundError:
-                if file == WEIGHTS:
-                    raise
+        _needed(hub, name, WEIGHTS, commit)
+        with suppress(hub.errors.EntryNotFoundError):  # the card is in the weights too
+            _fetched(hub, name, CARD, commit)
     return folder
+
+
+def fetch_file(name: str, file: str, revision: str | None = None) -> Path:
+    """One file of any repository, in the Hub's cache; it is not looked into.
+
+    Args:
+        name: user/name.
+        file: one of those that repositories of l2o have too: the bounds on their sizes hold.
+        revision: a commit, tag or branch; None takes the newest commit.
+
+    Raises:
+        UnsupportedError: `huggingface_hub` is missing.
+        WeightsError: it cannot be had, or is too large.
+    """
+    hub = _client(name)
+    with _explained(hub, name, revision):
+        return _needed(hub, name, file, revision)
 
 
 def push(folder: Path, name: str, *, private: bool = False) -> str:
@@ -78,6 +92,17 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
             f"{name} could not be pushed to {hub.constants.ENDPOINT} ({_first_line(error)}); log in with `hf auth "
             "login` or HF_TOKEN, with a token that may write there. --dry-run FOLDER writes the files without a network"
         ) from error
+
+
+def _needed(hub: ModuleType, name: str, file: str, revision: str | None) -> Path:
+    """A file of a repository in the cache, or an error if the repository lacks it."""
+    try:
+        return _fetched(hub, name, file, revision)
+    except hub.errors.LocalEntryNotFoundError:
+        raise
+    except hub.errors.EntryNotFoundError as error:
+        place = hub.constants.ENDPOINT
+        raise WeightsError(f"{name} at {place} has no {file}; a repository of l2o has {', '.join(LARGEST)}") from error
 
 
 def _fetched(hub: ModuleType, name: str, file: str, revision: str | None) -> Path:
@@ -136,10 +161,6 @@ def _explained(hub: ModuleType, name: str, revision: str | None) -> Iterator[Non
         raise WeightsError(
             f"{name} at revision {revision or 'main'} is not in the cache {hub.constants.HF_HUB_CACHE}, and {why}; "
             "connect and load it once, or pass a folder with its files"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise WeightsError(
-            f"{name} at {place} is no repository of l2o: it lacks one of {', '.join(LARGEST)} ({_first_line(error)})"
         ) from error
     except Exception as error:  # whatever its HTTP library raises, which is another one from version to version
         raise WeightsError(f"{name} could not be fetched from {place} ({_first_line(error)}); try again") from error

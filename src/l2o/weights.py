@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -72,7 +72,7 @@ def save(agent: Agent, path: str | Path, card: Card | None = None) -> Card:
     Returns:
         The card as written.
     """
-    path = _safetensors(Path(path))
+    path = path_of(path)
     found = {"optimizer": type(agent).__name__, "kind": agent.kind, "config": agent.config()}
     plain = replace(card or Card(), **found, sha256="")
     checkpoint.write(path, agent.state_dict(), asdict(plain), kind="weights")
@@ -197,11 +197,16 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
     return Path(str(shipped_file))
 
 
+def asked_shapes(make: Callable[[], Agent]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of an agent, without any of them being allocated: a file may ask for too much."""
+    with torch.device("meta"):
+        return {name: tuple(leaf.shape) for name, leaf in make().state_dict().items()}
+
+
 def _check_shapes(kind: type[AgentT], config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """An error if the tensors are not of the shapes that the configuration asks for, before any of it is allocated."""
+    """An error if the tensors are not of the shapes that the configuration asks for."""
     try:
-        with torch.device("meta"):
-            wanted = {name: tuple(leaf.shape) for name, leaf in kind.from_config(config).state_dict().items()}
+        wanted = asked_shapes(lambda: kind.from_config(config))
     except RuntimeError:  # a constructor that looks at numbers, which have no value there
         return
     found = {name: tuple(leaf.shape) for name, leaf in tensors.items()}
@@ -215,7 +220,9 @@ def _is_weights(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-def _safetensors(path: Path) -> Path:
+def path_of(path: str | Path) -> Path:
+    """The file that `save` writes for a path: its ending is made `.safetensors`."""
+    path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
 
 

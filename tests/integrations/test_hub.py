@@ -8,13 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 from integrations.fake_hub import served
 
 import l2o
 from l2o import checkpoint, repository
 from l2o.cli.main import main
-from l2o.errors import UnsupportedError, WeightsError
+from l2o.errors import WeightsError
 from l2o.sharing.folder import write_repository
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -161,11 +162,32 @@ def test_offline_what_is_not_in_the_cache_is_refused(hub, tmp_path, offline):
     assert hub.requests == []
 
 
-def test_without_a_network_what_is_not_in_the_cache_is_refused(hub, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", closed)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", closed + "/{repo_id}/resolve/{revision}/{filename}")
+@pytest.fixture
+def unreachable(monkeypatch):
+    """Takes the network away: the Hub's address is one that nobody listens at."""
+
+    def cut():
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        template = closed + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", closed)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+        return closed
+
+    return cut
+
+
+def test_without_a_network_the_cache_serves(hub, tmp_path, unreachable):
+    commit = hub.add(NAME, files_of(l2o.L2ODM(seed=1), tmp_path))
+    l2o.load(NAME)
+    unreachable()
+    assert same(l2o.load(NAME), l2o.L2ODM(seed=1))
+    assert same(l2o.load(NAME, revision=commit), l2o.L2ODM(seed=1))
+
+
+def test_without_a_network_what_is_not_in_the_cache_is_refused(hub, unreachable):
+    closed = unreachable()
     with pytest.raises(WeightsError, match=rf"not in the cache .*and {closed} cannot be reached; connect"):
         l2o.load(NAME)
 
@@ -220,7 +242,7 @@ def test_a_config_that_is_no_config_is_refused(content, hub, tmp_path):
 def test_a_repository_without_a_file_is_refused(file, hub, tmp_path):
     files = files_of(l2o.L2ODM(seed=1), tmp_path)
     hub.add(NAME, {name: content for name, content in files.items() if name != file})
-    with pytest.raises(WeightsError, match=r"me/dm at .* is no repository of l2o: it lacks one of model.safetensors"):
+    with pytest.raises(WeightsError, match=rf"me/dm at .* has no {file}; a repository of l2o has model.safe"):
         l2o.load(NAME)
 
 
@@ -287,6 +309,18 @@ def test_a_repository_on_the_command_line_with_its_revision(hub, tmp_path, monke
     assert (tmp_path / "one/report.html").exists()
 
 
+def test_weights_of_pylo_are_imported_from_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes = {"input": (4, 39), "linear_0": (4, 4), "output": (2, 4)}
+    tensors = {f"network.{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    tensors |= {f"network.{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    files = {"model.safetensors": safetensors.torch.save(tensors), "config.json": b'{"hidden_size": 4}'}
+    commit = hub.add("btherien/mulo", files)
+    assert main(["import", "pylo-small-fc", f"btherien/mulo@{commit}", "--out", "mulo"]) == 0
+    assert l2o.load("mulo.safetensors").hidden == 4
+    assert f"Imported from btherien/mulo@{commit} (sha256 " in l2o.load_card("mulo.safetensors").notes
+
+
 def test_the_environment_names_hub_cache_and_mode(hub, tmp_path):
     commit = hub.add(NAME, files_of(l2o.L2ODM(seed=1), tmp_path))
     program = f"import l2o; print(l2o.load({NAME!r}).name)"
@@ -306,9 +340,3 @@ def test_front_matter_is_what_the_hub_reads(tmp_path):
     found = huggingface_hub.ModelCard.load(tmp_path / "shared" / "README.md").data
     assert (found.license, found.library_name) == ("apache-2.0", "l2o")
     assert {"learned-optimizer", "learning-to-optimize", "l2o-l2odm"} <= set(found.tags)
-
-
-def test_without_the_extra_the_remedy_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UnsupportedError, match=r"me/dm is no file or folder here.*pip install 'l2o\[hub\]'"):
-        l2o.load(NAME)

@@ -108,9 +108,7 @@ def test_a_config_that_asks_for_more_than_the_file_holds_is_refused_before_it_is
             return {**super().config(), "hidden": 10**6}  # 16 TB of weights
 
     l2o.save(Greedy(), tmp_path / "w")
-    with pytest.raises(
-        WeightsError, match=r"does not fit Greedy: cell1.weight: \(22, 80\) there, \(1000002, 4"
-    ):
+    with pytest.raises(WeightsError, match=r"does not fit Greedy: cell1.weight: \(22, 80\) there, \(1000002, 4"):
         l2o.load(tmp_path / "w.safetensors", architectures={"Greedy": l2o.L2ODM})
 
 

@@ -16,7 +16,7 @@ from l2o import checkpoint, hub, repository
 from l2o.cli.main import main
 from l2o.cli.options import command_line
 from l2o.cli.train import Train
-from l2o.errors import ArgumentError, WeightsError
+from l2o.errors import ArgumentError, UnsupportedError, WeightsError
 from l2o.sharing.citations import CITATIONS
 from l2o.sharing.folder import write_repository
 
@@ -153,9 +153,7 @@ def test_altered_weights_in_a_folder_are_refused(tmp_path):
     other = written(l2o.L2ODM(seed=2), tmp_path / "2")
     for file in ("model.safetensors", "model.toml"):
         shutil.copy(other / file, folder / file)
-    with pytest.raises(
-        WeightsError, match=r"model\.safetensors of .* has sha256 .* its config\.json says .*altered"
-    ):
+    with pytest.raises(WeightsError, match=r"model\.safetensors of .* has sha256 .* its config\.json says .*altered"):
         l2o.load(folder)
 
 
@@ -213,6 +211,13 @@ def test_a_dry_run_writes_a_folder_and_needs_no_client(tmp_path, monkeypatch, ca
         assert "Nothing was pushed" in capsys.readouterr().out
         assert equal(l2o.load(tmp_path / weights), l2o.load(weights))
         assert 'license: "mit"' in (tmp_path / weights / "README.md").read_text()
+
+
+def test_a_repository_of_the_hub_without_its_client_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for load in (l2o.load, l2o.load_schedule, l2o.load_card):
+        with pytest.raises(UnsupportedError, match=r"me/mine is no file or folder here.*pip install 'l2o\[hub\]'"):
+            load("me/mine")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from l2o.cli.compare import Compare
 from l2o.cli.demo import Demo
 from l2o.cli.doctor import Doctor
 from l2o.cli.evaluate import Evaluate
+from l2o.cli.import_weights import Import
 from l2o.cli.list import List
 from l2o.cli.options import INTERRUPTED
 from l2o.cli.push import Push
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": Reproduce,
     "report": MakeReport,
     "push": Push,
+    "import": Import,
     "list": List,
     "doctor": Doctor,
 }
