@@ -55,6 +55,9 @@ STREAMS = ("tests/test_rng.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
 HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
+SHARING = ("tests/sharing/test_repository.py",)
+FOREIGN = ("tests/foreign/test_foreign.py",)
+TRACKING = ("tests/tracking/test_trackers.py",)
 CURVES = ("tests/evaluation/test_compare.py",)
 LOCAL_CONTROL = ("tests/methods/test_lqg.py",)
 GUIDED = tuple(
@@ -562,9 +565,114 @@ FAULTS = [
     Fault(
         "card beside the weights not checked",
         "weights.py",
-        '    check_card(path.with_suffix(".toml"), {**values, "sha256": card.sha256})\n',
+        '    check_card(path.with_suffix(".toml"), {**values, "sha256": sha256})\n',
         "",
         WEIGHTS,
+    ),
+    Fault(
+        "shapes that a configuration asks for not compared",
+        "weights.py",
+        "        _check_shapes(kind, card.config, tensors)\n",
+        "",
+        WEIGHTS,
+    ),
+    Fault(
+        "altered weights of a repository accepted",
+        "repository.py",
+        '    if found != config.get("sha256"):\n',
+        "    if False:\n",
+        SHARING,
+    ),
+    Fault(
+        "repository of another library accepted",
+        "repository.py",
+        '    if library != "l2o":\n',
+        "    if False:\n",
+        SHARING,
+    ),
+    Fault(
+        "newer repository accepted",
+        "repository.py",
+        "    if not isinstance(version, int) or version > FORMAT:\n",
+        "    if False:\n",
+        SHARING,
+    ),
+    Fault(
+        "file of a repository of any size read",
+        "repository.py",
+        "    if size > LARGEST[file]:\n",
+        "    if False:\n",
+        SHARING,
+    ),
+    Fault(
+        "pickled arrays not refused",
+        "foreign/arrays.py",
+        "    if dtype.hasobject:\n",
+        "    if False:\n",
+        FOREIGN,
+    ),
+    Fault(
+        "arrays that a rule does not need ignored",
+        "foreign/arrays.py",
+        "for name in {**shapes, **found} if",
+        "for name in shapes if",
+        FOREIGN,
+    ),
+    Fault(
+        "features of RNNprop's authors not exchanged",
+        "foreign/lv.py",
+        '        "input.weight": found["input.weight"].flip(0),\n',
+        "",
+        FOREIGN,
+    ),
+    Fault(
+        "update of RNNprop's authors added",
+        "foreign/lv.py",
+        '        "output.bias": -found["output.bias"],\n',
+        "",
+        FOREIGN,
+    ),
+    Fault(
+        "decays of PyLO in another order",
+        "foreign/pylo.py",
+        "torch.tensor(decays).split",
+        "torch.tensor(decays).flip(0).split",
+        FOREIGN,
+    ),
+    Fault(
+        "events told again reach a service twice",
+        "tracking/base.py",
+        "        if 0 < number < self._heard:\n            return\n",
+        "",
+        TRACKING,
+    ),
+    Fault(
+        "events that a service missed not taken from the log",
+        "tracking/base.py",
+        "        self._catch_up(number)\n",
+        "",
+        TRACKING,
+    ),
+    Fault(
+        "a service's failure reaches the meta-training",
+        "tracking/base.py",
+        "        except Exception as error:\n            self._failed = True\n",
+        "        except ZeroDivisionError as error:\n            self._failed = True\n",
+        TRACKING,
+    ),
+    Fault(
+        "a run that begins again added to the old one of a service",
+        "tracking/base.py",
+        "            self._run, self._heard, self._pace = None, 0, _Pace()\n",
+        "            self._heard, self._pace = 0, _Pace()\n",
+        TRACKING,
+    ),
+    Fault(
+        "validations count as time of a trajectory",
+        "tracking/base.py",
+        '        if "window" in event and passed is not None:\n',
+        "        if passed is not None:\n",
+        TRACKING,
     ),
     Fault(
         "trained horizon not loaded",

@@ -1,12 +1,8 @@
-"""Events: the log, the progress bar, TensorBoard."""
+"""Events: the log, the progress bar."""
 
-import builtins
 import json
 
-import pytest
-
-from l2o.errors import UnsupportedError
-from l2o.events import JsonLines, TensorBoard
+from l2o.events import JsonLines
 from l2o.progress import ProgressBar
 
 WINDOW = {"kind": "window", "trajectory": 1, "windows": 4, "meta_loss": 2.5, "window": 0}
@@ -41,23 +37,3 @@ def test_the_bar_shows_meta_loss_best_validation_and_rate(capsys):
     out = capsys.readouterr().out
     for text in ("learned", "4/4", "meta-loss 2.5", "best validation 0.5"):
         assert text in out
-
-
-def test_tensorboard_writes_numbers(tmp_path):
-    board = TensorBoard(tmp_path)
-    board(WINDOW)
-    board.close()
-    assert [path.stat().st_size > 50 for path in tmp_path.iterdir()] == [True]
-
-
-def test_without_tensorboard_the_remedy_is_named(tmp_path, monkeypatch):
-    plain = builtins.__import__
-
-    def missing(name, *arguments, **options):
-        if name.startswith("torch.utils.tensorboard"):
-            raise ImportError(name)
-        return plain(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UnsupportedError, match=r"l2o\[tensorboard\]"):
-        TensorBoard(tmp_path)

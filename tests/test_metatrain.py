@@ -202,6 +202,7 @@ def test_events_stand_in_the_log_once_and_in_order(tmp_path):
     assert [(e["kind"], e["trajectory"], e["windows"]) for e in logged] == [
         (e["kind"], e["trajectory"], e["windows"]) for e in seen
     ]
+    assert [event["number"] for event in logged] == list(range(len(seen)))
     windows = [event for event in logged if event["kind"] == "window"]
     assert len(windows) == 15
     assert {"meta_loss", "meta_gradient_norm", "update_norm", "update_to_parameter", "diverged"} <= set(windows[0])
@@ -488,6 +489,7 @@ def test_skipped_windows_are_counted_and_change_nothing():
     skipped = [event for event in events if event["kind"] == "skipped"]
     assert trained.skipped == len(skipped) == 1  # everybody is dead: the trajectory ends after its first window
     assert [event["trajectory"] for event in skipped] == [1]
+    assert [event["skipped"] for event in events if "window" in event] == [0, 0, 0, *[1] * 10]
     assert trained.finished
 
 
@@ -625,10 +627,12 @@ def test_the_meta_learning_rate_falls_along_half_a_cosine():
 
 
 def test_the_meta_learning_rate_follows_the_share_of_trajectories_done(monkeypatch):
-    shares = []
-    monkeypatch.setattr(MetaAdam, "at", lambda self, progress: shares.append(progress) or 1e-3)
-    train()
-    assert shares == [trajectory / 5 for trajectory in range(5) for _ in range(3)]
+    shares, events = [], []
+    monkeypatch.setattr(MetaAdam, "at", lambda self, progress: shares.append(progress) or 1e-3 * (1 + progress))
+    train(listeners=[events.append])
+    wanted = [trajectory / 5 for trajectory in range(5) for _ in range(3)]
+    assert shares[::2] == shares[1::2] == wanted  # once for the step, once for its event
+    assert [event["learning_rate"] for event in events if "window" in event] == [1e-3 * (1 + share) for share in wanted]
 
 
 def test_a_first_meta_step_is_as_long_as_the_meta_learning_rate_of_its_time():

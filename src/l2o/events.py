@@ -1,4 +1,4 @@
-"""Where a meta-training tells what happens: a JSON-lines file, TensorBoard; the progress bar is in `progress`."""
+"""Where a meta-training tells what happens: a JSON-lines file; `tracking` has services, `progress` the bar."""
 
 import json
 import os
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from l2o.errors import UnsupportedError
-
 Event = dict[str, Any]
-"""A flat record with a `kind` ("window", "validation", "skipped"), a `trajectory`, and numbers."""
+"""A flat record with a `kind` ("window", "validation", "skipped"), its `number` in the run, a `trajectory`, and more
+numbers."""
 
 Listener = Callable[[Event], None]
 
@@ -38,24 +37,3 @@ class JsonLines:
         """Forgets what was written after `position`."""
         if position < self.position():
             os.truncate(self._path, position)
-
-
-class TensorBoard:
-    """Scalars of every event under `kind/name`, against the number of windows done. Needs the extra `tensorboard`."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UnsupportedError(
-                "TensorBoard events need the extra: pip install 'l2o[tensorboard]', or leave TensorBoard out"
-            ) from error
-        self._writer = SummaryWriter(str(folder))
-
-    def __call__(self, event: Event) -> None:
-        for name, value in event.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{event['kind']}/{name}", value, event["windows"])
-
-    def close(self) -> None:
-        self._writer.close()

@@ -167,6 +167,7 @@ class _Progress:
     best: Validation | None = None
     standing: Standing = field(default_factory=Standing)
     trained_steps: int = 0
+    events: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -353,8 +354,15 @@ class _Run(Generic[AgentT, ProcessT]):
             estimate = following
 
     def _tell_window(self, estimate: Estimate, at: dict[str, int], usable: bool) -> None:
-        norm = global_norm(estimate.gradient)
-        numbers = {"meta_loss": estimate.value, "meta_gradient_norm": norm, **estimate.diagnostics}
+        plan, progress = self.plan, self.progress
+        numbers = {
+            "meta_loss": estimate.value,
+            "meta_gradient_norm": global_norm(estimate.gradient),
+            "learning_rate": plan.meta_optimizer.at(progress.trajectory / plan.trajectories),
+            "tasks": plan.tasks,
+            "skipped": progress.skipped,
+            **estimate.diagnostics,
+        }
         self._tell("window" if usable else "skipped", **{**numbers, **at, "moments": estimate.moments})
 
     def _environment(self) -> dict[str, Any]:
@@ -376,7 +384,10 @@ class _Run(Generic[AgentT, ProcessT]):
         return dataclasses.replace(trajectory, states=states)
 
     def _tell(self, kind: str, **numbers: float | str) -> None:
-        event: Event = {"kind": kind, "trajectory": self.progress.trajectory, "windows": self.progress.windows}
+        progress = self.progress
+        places = {"number": progress.events, "trajectory": progress.trajectory, "windows": progress.windows}
+        progress.events += 1
+        event: Event = {"kind": kind, **places}
         for listener in self.listeners:
             listener({**event, **numbers})
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,9 +64,23 @@ def test_train_with_other_options_into_the_same_folder_is_refused(capsys):
     assert "of another run" in capsys.readouterr().err
 
 
-def test_tensorboard_events_are_written(tmp_path):
-    assert main([*TRAIN, "--out", "run", "--tensorboard"]) == 0
-    assert list((tmp_path / "run/tensorboard").glob("events.out.tfevents.*"))
+def test_a_run_is_tracked_by_the_services_asked_for(tmp_path):
+    assert main([*TRAIN, "--out", "run", "--track", "tensorboard"]) == 0
+    assert list((tmp_path / "run/tensorboard/run-1").glob("events.out.tfevents.*"))
+    assert json.loads((tmp_path / "run/tracking-tensorboard.json").read_text()) == {"run": "run-1", "events": 10}
+    assert main([*TRAIN, "--out", "run", "--track", "tensorboard"]) == 0
+    assert [path.name for path in (tmp_path / "run/tensorboard").iterdir()] == ["run-1"]
+
+
+@pytest.mark.parametrize(
+    ("services", "message"),
+    [(["mlflow"], "pip install 'l2o[mlflow]'"), (["tensorboard", "tensorboard"], "names one twice; name each once")],
+)
+def test_a_service_that_cannot_be_had_is_refused_before_anything_is_written(services, message, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert main([*TRAIN, "--out", "run", "--track", *services]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 def test_a_users_own_task_comes_in_by_module_and_name(tmp_path):

@@ -89,9 +89,32 @@ def test_unknown_names_list_what_is_shipped():
         l2o.load("nonexistent-weights")
 
 
-def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match="is a folder"):
+def test_a_folder_that_is_no_repository_is_refused(tmp_path):
+    l2o.save(l2o.L2ODM(), tmp_path / "w")
+    with pytest.raises(WeightsError, match=r"has no config\.json.*Pass the \.safetensors file itself"):
         l2o.load(tmp_path)
+
+
+def test_only_a_repository_has_revisions(tmp_path):
+    l2o.save(l2o.L2ODM(), tmp_path / "w")
+    for source in (tmp_path / "w.safetensors", "rnnprop-mnist", tmp_path):
+        with pytest.raises(WeightsError, match="has no revisions, and revision is 'v1'"):
+            l2o.load(source, revision="v1")
+
+
+def test_a_config_that_asks_for_more_than_the_file_holds_is_refused_before_it_is_built(tmp_path):
+    class Greedy(l2o.L2ODM):
+        def config(self):
+            return {**super().config(), "hidden": 10**6}  # 16 TB of weights
+
+    l2o.save(Greedy(), tmp_path / "w")
+    with pytest.raises(WeightsError, match=r"does not fit Greedy: cell1.weight: \(22, 80\) there, \(1000002, 4"):
+        l2o.load(tmp_path / "w.safetensors", architectures={"Greedy": l2o.L2ODM})
+
+
+def test_the_card_says_of_what_kind_the_weights_are(tmp_path):
+    assert l2o.save(l2o.L2ODM(), tmp_path / "a").kind == "optimizer"
+    assert l2o.save(l2o.InTurn((0, 1)), tmp_path / "b").kind == "schedule"
 
 
 def test_shipped_weights_load_and_step():

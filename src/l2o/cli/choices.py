@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import log_grid
@@ -31,6 +31,7 @@ from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.softmax_regression import SoftmaxRegression
+from l2o.tracking import MLflow, TensorBoard, Tracker, WandB
 
 T = TypeVar("T")
 
@@ -97,6 +98,13 @@ METHODS: dict[str, Callable[[Weights, Objective], OptimizerMethod]] = {
     "pes": lambda weights, objective: PES(weights=weights, objective=objective),
 }
 """Methods by name, from what the meta-loss sums."""
+
+TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "tensorboard": lambda directory, configuration: TensorBoard(directory),
+    "mlflow": lambda directory, configuration: MLflow(directory, configuration=configuration),
+    "wandb": lambda directory, configuration: WandB(directory, configuration=configuration),
+}
+"""Trackers by name, from the directory of a run and its options."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     **optimizers_cubed.EXPERIMENTS,

@@ -23,7 +23,7 @@ from l2o.tasks.data.catalogue import FOLDERS
 from l2o.tasks.data.store import data_folder
 from l2o.tasks.quadratic import Quadratics
 
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "matplotlib", "tensorboard")
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "matplotlib", "tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True)

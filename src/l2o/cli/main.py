@@ -13,8 +13,10 @@ from l2o.cli.compare import Compare
 from l2o.cli.demo import Demo
 from l2o.cli.doctor import Doctor
 from l2o.cli.evaluate import Evaluate
+from l2o.cli.import_weights import Import
 from l2o.cli.list import List
 from l2o.cli.options import INTERRUPTED
+from l2o.cli.push import Push
 from l2o.cli.report import MakeReport
 from l2o.cli.reproduce import Reproduce
 from l2o.cli.train import Train
@@ -29,6 +31,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": Tune,
     "reproduce": Reproduce,
     "report": MakeReport,
+    "push": Push,
+    "import": Import,
     "list": List,
     "doctor": Doctor,
 }

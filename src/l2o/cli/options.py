@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,9 +77,12 @@ def refuse_unused(options: Any, *names: str, reason: str) -> None:
 
 
 def optimizer(name: str) -> LearnedOptimizer:
-    """A learned optimizer from a weights file or shipped weights, or a rule as `adam:0.01`."""
+    """A learned optimizer from weights, a folder, or a repository as `user/name@revision`; or a rule as `adam:0.01`."""
     kind, _, rate = name.partition(":")
-    return rule(name) if kind.lower() in choices.RULES and rate else load(name, architectures=ARCHITECTURES)
+    if kind.lower() in choices.RULES and rate:
+        return rule(name)
+    source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+    return load(source, revision=revision or None, architectures=ARCHITECTURES)
 
 
 def rule(name: str) -> LearnedOptimizer:
@@ -89,6 +94,28 @@ def rule(name: str) -> LearnedOptimizer:
         return choices.RULES[kind.lower()].rule(float(rate))
     except ValueError as error:
         raise ArgumentError(f"{name!r}: write a rule with its learning rate, as adam:0.01 ({error})") from error
+
+
+def command_line(command: str, options: Any, *, without: Collection[str] = ()) -> str:
+    """The shortest command that gives these options, but for those of the names in `without`."""
+    return shlex.join(["l2o", command, *_words(options, without)])
+
+
+def _words(options: Any, without: Collection[str]) -> list[str]:
+    words: list[str] = []
+    for name, default in vars(type(options)()).items():
+        value, flag = getattr(options, name), name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            words += _words(value, without)
+        elif value != default and name not in without:
+            match value:
+                case bool():
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                case tuple():
+                    words += [f"--{flag}", *map(str, value)]
+                case _:
+                    words += [f"--{flag}", str(value)]
+    return words
 
 
 def save_configuration(folder: Path, command: str, options: Any) -> None:

@@ -1,5 +1,8 @@
 """`l2o train`: meta-train a learned optimizer on a task family."""
 
+import dataclasses
+import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,14 +12,18 @@ from rich.console import Console
 
 from l2o.agent import Backend
 from l2o.cli import choices
-from l2o.cli.options import INTERRUPTED, save_configuration
+from l2o.cli.options import INTERRUPTED, command_line, save_configuration
 from l2o.cli.train_options import HorizonOptions, MetaOptimizerOptions, MethodOptions, TrainingTaskOptions
-from l2o.events import Listener, TensorBoard
+from l2o.errors import ArgumentError
 from l2o.experiments.study import draw_meta_training
 from l2o.metatrain import metatrain
 from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
+from l2o.tracking import Tracker
 from l2o.weights import save
+
+ARTIFACTS = ("weights.safetensors", "weights.toml", "meta-training.png")
+"""What a tracker keeps of a complete run."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,9 @@ class Train:
     """Who computes: auto takes the native kernel where it covers the case."""
     out: Path = Path("runs/train")
     """Folder of the run."""
-    tensorboard: bool = False
-    """Also write TensorBoard events to the folder (needs the extra `tensorboard`)."""
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Services that keep the run too, each of which needs its extra; events.jsonl is written in any case. Addresses and
+    projects are those of MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, WANDB_MODE and WANDB_PROJECT."""
     threads: int | None = None
     """Torch threads; the result depends on their number in its last bits. None leaves torch's choice."""
 
@@ -87,31 +95,43 @@ class Train:
             backend=self.backend,
         )
 
+    def trackers(self) -> list[Tracker]:
+        """The trackers that the options name."""
+        if len(set(self.track)) < len(self.track):
+            raise ArgumentError(f"--track is {' '.join(self.track)}, and names one twice; name each once")
+        configuration = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return [choices.TRACKERS[name](self.out, configuration) for name in self.track]
+
     def run(self) -> int:
         console = Console()
         plan, method, family = self.plan(), self.method.made(), self.task.family()
         training_family = self.task.training_family(family)
-        learned = choices.learned_optimizer(self.optimizer, self.seed)
+        learned, trackers = choices.learned_optimizer(self.optimizer, self.seed), self.trackers()
         if not (self.out / "checkpoint.safetensors").exists():  # a run that is refused leaves the options of that one
             save_configuration(self.out, "train", self)
-        listeners: list[Listener] = [TensorBoard(self.out / "tensorboard")] if self.tensorboard else []
-        with ProgressBar(plan.trajectories, learned.name, periods=bool(self.horizon.curriculum)) as bar:
-            trained = metatrain(
-                learned,
-                training_family,
-                method,
-                plan,
-                validation_family=family,
-                directory=self.out,
-                listeners=[*listeners, bar],
-            )
-        if not trained.finished:
-            console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
-            return INTERRUPTED
-        if trained.best.value == float("inf"):
-            console.print("no validation was finite: the weights are those before training", style="red")
-        save(trained.optimizer, self.out / "weights", trained.card)
-        draw_meta_training(trained, plan, log=self.out / "events.jsonl", path=self.out / "meta-training.png")
+        with ExitStack() as stack:
+            for tracker in trackers:
+                stack.enter_context(tracker)
+            with ProgressBar(plan.trajectories, learned.name, periods=bool(self.horizon.curriculum)) as bar:
+                trained = metatrain(
+                    learned,
+                    training_family,
+                    method,
+                    plan,
+                    validation_family=family,
+                    directory=self.out,
+                    listeners=[*trackers, bar],
+                )
+            if not trained.finished:
+                console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
+                return INTERRUPTED
+            if trained.best.value == float("inf"):
+                console.print("no validation was finite: the weights are those before training", style="red")
+            command = command_line("train", self, without=("out", "track"))
+            save(trained.optimizer, self.out / "weights", dataclasses.replace(trained.card, command=command))
+            draw_meta_training(trained, plan, log=self.out / "events.jsonl", path=self.out / "meta-training.png")
+            for tracker in trackers:
+                tracker.complete(*(self.out / name for name in ARTIFACTS))
         console.print(
             f"best validation {trained.best.value:.4g} after {trained.best.trajectory} of {plan.trajectories} "
             f"trajectories; {trained.skipped} windows skipped. Wrote {self.out}/weights.safetensors, its card "

@@ -35,15 +35,21 @@ ARCHITECTURES: Architectures = {
 """The classes that a weights file may name."""
 
 
-def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) -> LearnedOptimizer:
-    """Loads a learned optimizer from a weights file, or a shipped one by name (`shipped()` lists them).
+def load(
+    source: str | Path, *, revision: str | None = None, architectures: Architectures = ARCHITECTURES
+) -> LearnedOptimizer:
+    """Loads a learned optimizer from a weights file or a repository, or a shipped one by name (`shipped()` lists them).
 
     Args:
-        source: path of a `.safetensors` file, or a name.
+        source: path of a `.safetensors` file, folder of a repository, name of shipped weights, or user/name of a
+            repository of the Hugging Face Hub (needs the extra `hub`).
+        revision: of a repository of the Hub: a commit, tag or branch; None takes the newest commit, and logs which.
         architectures: classes that the file may name; add your own as `ARCHITECTURES | {"Mine": Mine}`.
 
     Raises:
-        WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
+        WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class; or the
+            repository cannot be had, is not of l2o, or of a newer one.
+        UnsupportedError: a repository of the Hub is asked for, and the extra is missing.
 
     Example:
         >>> import l2o, tempfile
@@ -52,4 +58,4 @@ def load(source: str | Path, *, architectures: Architectures = ARCHITECTURES) ->
         ...     l2o.load(f"{folder}/fresh.safetensors").name
         'L2O-DM'
     """
-    return rebuild(source, architectures)
+    return rebuild(source, architectures, revision=revision)

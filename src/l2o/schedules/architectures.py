@@ -14,16 +14,20 @@ SCHEDULES: Mapping[str, type[Schedule]] = {
 """The classes that a schedule's file may name."""
 
 
-def load_schedule(source: str | Path, *, architectures: Mapping[str, type[Schedule]] = SCHEDULES) -> Schedule:
-    """Loads a schedule from a weights file, or a shipped one by name (`shipped()` lists them).
+def load_schedule(
+    source: str | Path, *, revision: str | None = None, architectures: Mapping[str, type[Schedule]] = SCHEDULES
+) -> Schedule:
+    """Loads a schedule from a weights file or a repository, or a shipped one by name (`shipped()` lists them).
 
     Args:
-        source: path of a `.safetensors` file, or a name.
+        source: as for `load`.
+        revision: as for `load`.
         architectures: classes that the file may name; a controller of your own features is a subclass of `Controller`
             whose `from_config` knows them.
 
     Raises:
-        WeightsError: the file or its card is missing, truncated, altered, foreign, or names an unknown class.
+        WeightsError: as for `load`.
+        UnsupportedError: as for `load`.
 
     Example:
         >>> import l2o, tempfile
@@ -32,4 +36,4 @@ def load_schedule(source: str | Path, *, architectures: Mapping[str, type[Schedu
         ...     load_schedule(f"{folder}/coin.safetensors").name
         'rates 0.8 0.2'
     """
-    return rebuild(source, architectures)
+    return rebuild(source, architectures, revision=revision)

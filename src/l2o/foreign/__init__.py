@@ -1,0 +1,1 @@
+"""Weights that other libraries published, read from safe formats."""

@@ -1,0 +1,1 @@
+"""Weights made ready for others: a repository's folder with its model card."""
