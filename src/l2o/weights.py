@@ -36,6 +36,13 @@ class Card:
         backend: name of the kernel that trained it.
         notes: anything a user should know.
         sha256: of the safetensors file; set by `save`.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     card = l2o.save(l2o.Adam(0.02), f"{folder}/mine", Card(notes="the rate that suits my problem"))
+        >>> card.optimizer, card.config["lr"], card.notes
+        ('Adam', 0.02, 'the rate that suits my problem')
     """
 
     optimizer: str = ""
@@ -65,6 +72,13 @@ def save(agent: Agent, path: str | Path, card: Card | None = None) -> Card:
 
     Returns:
         The card as written.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(l2o.RNNprop.lv(), f"{folder}/mine")
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['mine.safetensors', 'mine.toml']
     """
     path = _safetensors(Path(path))
     plain = replace(card or Card(), optimizer=type(agent).__name__, config=agent.config(), sha256="")
@@ -102,12 +116,23 @@ def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]]) -> AgentT:
 
 
 def load_card(source: str | Path) -> Card:
-    """The card of weights, checked as `load` checks it."""
+    """The card of weights, checked as `load` checks it.
+
+    Example:
+        >>> card = load_card("rnnprop-mnist")
+        >>> card.optimizer, card.training_tasks, card.horizon
+        ('RNNprop', 'mlp-20-sigmoid-mnist', 100)
+    """
     return _read(_find(source))[1]
 
 
 def shipped() -> list[str]:
-    """The names of the weights in the package."""
+    """The names of the weights in the package.
+
+    Example:
+        >>> "rnnprop-mnist" in shipped()
+        True
+    """
     folder = resources.files("l2o") / "pretrained"
     return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if _is_weights(entry.name))
 
