@@ -73,7 +73,7 @@ $(DOCS_STAMP): $(STAMP)
 
 docs: $(DOCS_STAMP)  ## the site in build/site, every link checked
 	$(BIN)/python scripts/stage_docs.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
 	$(BIN)/python scripts/kill_and_resume.py
