@@ -56,8 +56,8 @@ PAPERS = (
         "Brown, Gao, Hayhurst and Young 2020, after Andrychowicz et al. 2016, "
         '"Learning to learn by gradient descent by gradient descent"',
         "A coordinate-wise LSTM is meta-trained to take the place of the update rule, on random quadratics and on a "
-        "small perceptron for MNIST. The claims are that it is below tuned hand-designed rules, and that it carries "
-        "over to other sizes, activations and numbers of steps.",
+        "small perceptron for MNIST. The claims here are that it is below tuned hand-designed rules, and that it "
+        "carries over to other sizes, activations and numbers of steps.",
     ),
     Paper(
         "stronger-baselines",
@@ -71,16 +71,16 @@ PAPERS = (
         "guided-policy-search",
         "Learning to optimize neural nets",
         'Li and Malik 2017, "Learning to optimize neural nets"',
-        "An optimizer is a policy, and guided policy search trains it: local linear controllers are fitted to what "
-        "they have done, and a recurrent network learns to act as they do. How it is built, and what the paper leaves "
-        "open, is on the page about [guided policy search](docs/guided_policy.md).",
+        "An optimizer is a policy, and guided policy search trains it: local linear controllers are improved by "
+        "models of what they did, and a recurrent network learns to act as they do. How it is built, and what the "
+        "paper leaves open, is on the page about [guided policy search](docs/guided_policy.md).",
     ),
     Paper(
         "autoloss",
         "AutoLoss",
         'Xu et al. 2019, "AutoLoss: learning discrete schedules for alternate optimization"',
         "A controller decides at every step which of several losses updates which parameters, and learns it by a "
-        "policy gradient. Each experiment also holds it against nulls that the paper lacks: constant rates, an "
+        "policy gradient. The tables also hold it against nulls that the paper lacks: constant rates, an "
         "untrained controller, its own decisions of another run, its rates shuffled in time.",
     ),
 )
