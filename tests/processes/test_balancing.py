@@ -157,3 +157,24 @@ def test_what_has_no_meaning_is_refused():
         DynamicWeightAverage(temperature=0)
     with pytest.raises(ArgumentError, match="lr is 0"):
         GradNorm(0)
+
+
+@pytest.mark.parametrize("rule", [DynamicWeightAverage(), GradNorm()], ids=lambda rule: rule.name)
+def test_ratios_of_negative_losses_are_refused(rule):
+    values, gradients = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.ones(2, 2, 3)
+    state = rule.begin(values)
+    with pytest.raises(ArgumentError, match=rf"{rule.name} compares ratios of losses, and one is -0\.5"):
+        rule.balance(torch.tensor([[1.0, 2.0], [3.0, -0.5]]), gradients, state, RNG)
+    diverged = rule.balance(torch.tensor([[1.0, 2.0], [3.0, -torch.inf]]), gradients, state, RNG)
+    assert diverged.weights[0].isfinite().all()
+
+
+def test_losses_of_zero_have_weights():
+    rule, zeros = DynamicWeightAverage(1), torch.zeros(1, 2)
+    state = rule.begin(torch.ones(1, 2))
+    for _ in range(4):
+        found = rule.balance(zeros, torch.ones(1, 2, 3), state, Stream(1, tasks=range(1)))
+        state = found.state
+    assert found.weights.tolist() == [[1.0, 1.0]]
+    with pytest.raises(ArgumentError, match="GradNorm divides by the losses at the start, and one is 0"):
+        GradNorm().begin(torch.tensor([[0.0, 1.0]]))

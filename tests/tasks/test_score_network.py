@@ -79,6 +79,13 @@ def test_a_network_comes_back_from_its_file_exactly_or_not_at_all(tmp_path):
         load_score_network(FOLDER.parent / "dm-quadratics.safetensors")
 
 
+def test_a_network_whose_accuracy_was_not_measured_comes_back(tmp_path):
+    network = replace(load_score_network("digits"), test_accuracy=float("nan"))
+    save_score_network(network, tmp_path / "mine.safetensors", training={})
+    again = load_score_network(tmp_path / "mine.safetensors")
+    assert again.name == network.name == "score network digits, test accuracy not measured"
+
+
 def test_a_card_of_another_network_or_version_is_refused(tmp_path):
     network, path = load_score_network("digits"), tmp_path / "mine.safetensors"
     save_score_network(network, path, training={"seed": 0})

@@ -22,6 +22,7 @@ def plot_dots(
     xlabel: str,
     bold: str = "",
     lines: Mapping[str, float] | None = None,
+    linear_within: float | None = None,
 ) -> None:
     """Draws one dot for each contestant with its interval, panels side by side with the same contestants.
 
@@ -32,6 +33,7 @@ def plot_dots(
         xlabel: what is measured.
         bold: the contestant whose name stands out.
         lines: name to a value that a vertical line marks in the first panel: a published number.
+        linear_within: the axis is linear up to this distance from 0 and logarithmic beyond; None for all linear.
     """
     if not panels or not all(panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
@@ -46,7 +48,12 @@ def plot_dots(
         sheet.text(middle, 0.2 / height, figure.literal(xlabel), ha="center", va="bottom", color=figure.INK)
         for axes, (heading, rows) in zip(grid.flat, panels.items(), strict=True):
             figure.label(axes, textwrap.fill(heading, 27), "", "")
-            axes.locator_params(axis="x", nbins=5)
+            if linear_within is None:
+                axes.locator_params(axis="x", nbins=5)
+            else:
+                axes.set_xscale("symlog", linthresh=linear_within)
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.axvline(0.0, color=figure.FAINT, linewidth=1.0)
             for place, name in enumerate(names):
                 interval, colour = rows[name], figure.look(1 if name == bold else 0)[0]
                 if all(map(math.isfinite, (interval.low, interval.high))):
@@ -165,4 +172,4 @@ def plot_pairs(
             heights = [pair[which] for pair in pairs.values()]
             axes.bar(places, heights, width=0.36, color=figure.look(which)[0], label=name, alpha=0.85)
         axes.set_xticks(range(len(pairs)), [figure.literal(name) for name in pairs], rotation=75, fontsize=8)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.12), ncols=2)
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.16), ncols=2)

@@ -100,11 +100,14 @@ class UncertaintyWeighting(Balancing):
 class DynamicWeightAverage(Balancing):
     """Weights  K softmax(r_k / T)  with r_k the ratio of a loss's last mean to the one before (Liu et al. 2019, "DWA").
 
-    Means are over periods of some steps, the paper's epochs; the weights of the first two are 1. Losses are positive.
+    Means are over periods of some steps, the paper's epochs; the weights of the first two are 1.
 
     Args:
         period: steps of a mean.
         temperature: T; the larger, the more even.
+
+    Raises:
+        ArgumentError: a loss is negative, when it is balanced.
     """
 
     name = "DWA"
@@ -119,7 +122,8 @@ class DynamicWeightAverage(Balancing):
         return {"sum": none, "last": one, "before": one, "step": torch.zeros_like(values[:, 0])}
 
     def balance(self, values: Tensor, gradients: Tensor, state: Tree, rng: Stream) -> Balanced:
-        ratios = state["last"] / state["before"]
+        _check_sign(self.name, values)
+        ratios = state["last"] / state["before"].clamp_min(torch.finfo(values.dtype).tiny)
         weights = values.shape[1] * (ratios / self.temperature).softmax(1)
         total, step = state["sum"] + values, state["step"] + 1
         done = (step % self.period == 0)[:, None]
@@ -141,11 +145,14 @@ class GradNorm(Balancing):
         r_k = (L_k / L_k at the start) / mean_i(L_i / L_i at the start);  then w is scaled to the sum K
 
     Where we differ: the norm is over all shared parameters, not those of the last shared layer; weights are kept above
-    1e-3, as nothing else keeps them positive. Losses are positive.
+    1e-3, as nothing else keeps them positive.
 
     Args:
         lr: of Adam on the weights.
         alpha: how much faster the losses that lag behind are to be trained.
+
+    Raises:
+        ArgumentError: a loss is negative, or 0 at the start, when it is balanced.
     """
 
     name = "GradNorm"
@@ -154,11 +161,14 @@ class GradNorm(Balancing):
         self.rule, self.alpha = Adam(lr), alpha
 
     def begin(self, values: Tensor) -> Tree:
+        if bool((values == 0).any()):
+            raise ArgumentError(f"{self.name} divides by the losses at the start, and one is 0; leave it out")
         tasks, losses = values.shape
         fresh = self.rule.init_coordinates(tasks, losses, values)
         return {"first": values, "weights": torch.ones_like(values), **fresh}
 
     def balance(self, values: Tensor, gradients: Tensor, state: Tree, rng: Stream) -> Balanced:
+        _check_sign(self.name, values)
         weights, norms = state["weights"], gradients.norm(dim=2)  # [tasks, losses]
         left = values / state["first"]
         rates = left / left.mean(1, keepdim=True)
@@ -197,6 +207,15 @@ def project_conflicts(gradients: Tensor, rng: Stream) -> Tensor:
         share = product.clamp_max(0) / torch.where(other.any(2), (other * squares[:, None]).sum(2), 1.0)
         sums = sums - share[:, :, None] * other
     return sums @ gradients
+
+
+def _check_sign(name: str, values: Tensor) -> None:
+    """Refuses a rule that compares ratios of losses where a loss is below 0; what is not finite has diverged."""
+    if bool(((values < 0) & torch.isfinite(values)).any()):
+        least = float(values[torch.isfinite(values)].min())
+        raise ArgumentError(
+            f"{name} compares ratios of losses, and one is {least:.4g}; add a constant to it or choose another rule"
+        )
 
 
 def _weighted(weights: Tensor, gradients: Tensor, state: Tree) -> Balanced:

@@ -50,7 +50,8 @@ class ScoreNetwork:
     @property
     def name(self) -> str:
         """What every result with a score of this network names."""
-        return f"score network {self.data}, test accuracy {self.test_accuracy:.4f}"
+        measured = f"{self.test_accuracy:.4f}" if math.isfinite(self.test_accuracy) else "not measured"
+        return f"score network {self.data}, test accuracy {measured}"
 
     @property
     def classes(self) -> int:
@@ -90,11 +91,12 @@ def save_score_network(network: ScoreNetwork, path: Path, *, training: Mapping[s
     card = {
         "data": network.data,
         "image": list(network.image),
-        "test_accuracy": network.test_accuracy,
         "data_notes": list(network.data_notes),
         "commit": source_commit(),
         "training": dict(training),
     }
+    if math.isfinite(network.test_accuracy):
+        card["test_accuracy"] = network.test_accuracy
     checkpoint.write(path, network.params, card, kind=_KIND)
     checkpoint.write_bytes(path.with_suffix(".toml"), tomli_w.dumps(card).encode())
 
@@ -124,7 +126,7 @@ def load_score_network(source: str | Path) -> ScoreNetwork:
     try:
         channels, height, width = card["image"]
         notes = tuple(card["data_notes"])
-        return ScoreNetwork(card["data"], (channels, height, width), params, card["test_accuracy"], notes)
+        return ScoreNetwork(card["data"], (channels, height, width), params, card.get("test_accuracy", math.nan), notes)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} has a card of another version ({error!r}); train the network again") from error
 

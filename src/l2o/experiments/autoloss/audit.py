@@ -47,7 +47,8 @@ def run(preset: str, results: Path, work: Path) -> None:
         {"": gains},
         path=study.folder / "figure.png",
         title=title,
-        xlabel="gain, in standard deviations of the constant rate's trials",
+        xlabel="gain, in standard deviations of the constant rate's trials; logarithmic beyond 1",
+        linear_within=1.0,
     )
     study.figures.append(Shown("figure.png", title, "Gain over the best constant rate, problem by problem."))
     study.tables.insert(0, Tabled("Does any state-dependent schedule beat the best constant rate?", rows))

@@ -138,7 +138,7 @@ def run_architectures(preset: str, results: Path, work: Path) -> None:
             pairs[str(number + 1)] = (scores[0], scores[1])
             wins, counted = wins + (scores[1] > scores[0]), counted + 1
         study.seconds += even.seconds + guided.seconds
-    title = "Figure 4b: other architectures, under 1:1 and under a schedule of one"
+    title = "Figure 4b: GANs of other architectures, 1:1 and guided"
     if pairs:
         plot_pairs(
             pairs, path=study.folder / "figure.png", title=title, ylabel="inception score", names=("1:1", "guided")
