@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+DOCS_STAMP := $(VENV)/.installed-docs
 
 # Real data sets are used from L2O_DATA; a neighbouring shared/data folder is taken when it is there.
 ifndef L2O_DATA
@@ -12,7 +13,7 @@ export L2O_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-slow sanitize lint format bench evidence clean
+.PHONY: demo test test-slow sanitize lint format bench docs evidence clean
 
 # The constraints as variables, not as an option: so they also hold for what builds the package, in its own environment.
 INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
@@ -65,6 +66,14 @@ $(BENCH_STAMP): $(STAMP)
 bench: $(BENCH_STAMP)  ## the engine beside eager PyTorch, torch.compile and JAX: docs/performance.md, results/bench/
 	$(BIN)/python -m benchmarks
 	$(BIN)/python scripts/update_readme.py
+
+$(DOCS_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[docs]'
+	touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)  ## the site in build/site, every link checked
+	$(BIN)/python scripts/stage_docs.py
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
 	$(BIN)/python scripts/kill_and_resume.py

@@ -31,6 +31,14 @@ class TrueObjective:
     Args:
         every: of iterates 0, every, 2 every, ...
         examples: as the mean over so many examples, a random choice that is always the same, instead of over all.
+
+    Example:
+        >>> from l2o import Adam, MLPClassifier, Stream, load_dataset
+        >>> family = MLPClassifier.orig(load_dataset("digits", "train"))
+        >>> every_fifth = TrueObjective(every=5, examples=100)
+        >>> curves = run_curves(Adam(0.1), family, Stream(0), steps=10, true_objective=every_fifth)
+        >>> curves.losses.shape, curves.true_losses.shape
+        (torch.Size([1, 11]), torch.Size([1, 3]))
     """
 
     every: int = 1
@@ -92,6 +100,12 @@ class Curves:
         true_losses: `[tasks, 1 + steps // every]`, float64: the true objective of iterates 0, every, 2 every, ..., not
             a number from the step at which a task diverged; None where it was not asked for.
         true_every: `every`; None where it was not asked for.
+
+    Example:
+        >>> from l2o import Adam, Quadratics, Stream
+        >>> curves = run_curves(Adam(0.1), Quadratics(3), Stream(0, tasks=range(4)), steps=10)
+        >>> curves.losses.shape, curves.evaluations, curves.diverged.tolist()
+        (torch.Size([4, 11]), 11, [False, False, False, False])
     """
 
     losses: Tensor
@@ -184,6 +198,15 @@ def run_curves(
     Two optimizers that are given the same stream meet the same tasks, starts and minibatches, so that their curves can
     be compared in pairs. With `true_objective` the curve of the true objective is recorded beside that of the
     minibatch losses; the time that it takes is not the optimizer's.
+
+    Example:
+        >>> from l2o import Adam, Quadratics, Stream
+        >>> stream = Stream(0, ("example",), tasks=range(4))
+        >>> slow, fast = (run_curves(Adam(lr), Quadratics(3), stream, steps=50) for lr in (0.001, 0.1))
+        >>> bool((slow.losses[:, 0] == fast.losses[:, 0]).all())  # the same tasks and starts
+        True
+        >>> bool((slow.losses[:, -1] > fast.losses[:, -1]).all())
+        True
     """
     if steps < 1:
         raise ArgumentError(f"steps is {steps}; a curve needs at least 1 step")

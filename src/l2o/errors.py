@@ -2,7 +2,16 @@
 
 
 class L2OError(Exception):
-    """Anything that `l2o` raises on purpose."""
+    """Anything that `l2o` raises on purpose.
+
+    Example:
+        >>> import l2o
+        >>> try:
+        ...     l2o.Adam(-1.0)
+        ... except L2OError as error:
+        ...     print(type(error).__name__, "-", error)
+        ArgumentError - lr is -1.0; it must be positive and finite
+    """
 
 
 class ArgumentError(L2OError, ValueError):

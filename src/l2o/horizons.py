@@ -78,6 +78,10 @@ class ConstantHorizon:
     Args:
         steps: inner steps of a trajectory.
         window: inner steps between meta-updates; the horizon is a whole number of windows.
+
+    Example:
+        >>> ConstantHorizon(steps=100, window=20).windows
+        5
     """
 
     steps: int = 100

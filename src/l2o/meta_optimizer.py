@@ -61,6 +61,11 @@ class MetaAdam:
             papers do.
         clip: largest norm of a meta-gradient, longer ones are scaled down to it; None for no clipping.
 
+    Example:
+        >>> settings = MetaAdam(3e-3, 3e-4, clip=1.0)
+        >>> [round(settings.at(share), 5) for share in (0.0, 0.5, 1.0)]
+        [0.003, 0.00165, 0.0003]
+
     Source: Kingma and Ba 2015, with their constants 0.9, 0.999 and 1e-8.
     """
 
@@ -102,6 +107,10 @@ class MetaRMSprop:
         moments: "own" gives each kind of loss its own mean squares; "shared" lets all losses share one, as the public
             code of Chen et al. 2020 does when it trains L2O-Scale with imitation. A loss that is much smaller than the
             others is then hardly seen.
+
+    Example:
+        >>> MetaRMSprop(1e-4, moments="shared").moments_of("meta-loss") == MetaRMSprop(1e-4).moments_of("meta-loss")
+        False
 
     Source: Wichrowska et al. 2017; the constants are those of the public code. Left out: momentum, which is 0 there.
     The public code replaces numbers that are not finite by 0 before it clips; here a window with such a meta-gradient

@@ -21,6 +21,13 @@ class MetaTrained(Finished):
     Args:
         optimizer: the one that was passed in, with the best meta-parameters found; save it with
             `l2o.save(trained.optimizer, path, trained.card)`.
+
+    Example:
+        >>> import l2o
+        >>> plan = l2o.Plan(trajectories=2, horizon=l2o.ConstantHorizon(10, 5), validation_tasks=2, validation_last=1)
+        >>> trained = l2o.metatrain(l2o.RNNprop.lv(), l2o.Quadratics(2), l2o.MetaLoss(), plan)
+        >>> trained.best.value <= trained.validations[0].value, trained.optimizer.horizon
+        (True, 10)
     """
 
     optimizer: LearnedOptimizer
@@ -66,6 +73,14 @@ def metatrain(
         CheckpointError: the directory holds the checkpoint of another run, a damaged one, or one of a run that kept
             other parts.
         InUseError: another run is at work in the directory.
+
+    Example:
+        >>> import l2o
+        >>> horizon = l2o.ConstantHorizon(steps=10, window=5)
+        >>> plan = Plan(trajectories=2, tasks=4, horizon=horizon, validation_tasks=2, validation_last=1)
+        >>> trained = metatrain(l2o.RNNprop.lv(), l2o.Quadratics(2), l2o.MetaLoss(), plan)
+        >>> [validation.trajectory for validation in trained.validations], trained.finished
+        ([0, 2], True)
     """
     source = Optimizees(family, validation_family, last=plan.validation_last, measure=plan.validation_measure)
     _check_fit(optimizer, source, method, plan)

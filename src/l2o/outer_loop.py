@@ -53,6 +53,11 @@ class Plan:
         device: where the tasks and the optimizer live, for instance "cpu" or "cuda".
         dtype: number type of tasks and optimizer.
         backend: who computes rollouts and replays; "auto" keeps the optimizer's own `backend`.
+
+    Example:
+        >>> plan = Plan(trajectories=200, tasks=4, meta_optimizer=MetaAdam(3e-3, 3e-4, clip=1.0))
+        >>> plan.horizon
+        ConstantHorizon(steps=100, window=20)
     """
 
     trajectories: int = 100

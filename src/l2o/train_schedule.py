@@ -24,6 +24,16 @@ class TrainedSchedule(Finished):
     Args:
         schedule: the one that was passed in, with the best meta-parameters found; save it with
             `l2o.save(trained.schedule, path, trained.card)`.
+
+    Example:
+        >>> import l2o
+        >>> family = l2o.QuadraticRegression(0.4)
+        >>> controller = Controller(l2o.MeasureFeatures(["progress"]), choices=2)
+        >>> settings, horizon = Settings({"model": l2o.Adam(1e-3)}), l2o.ConstantHorizon(6, 6)
+        >>> plan = Plan(trajectories=1, tasks=2, horizon=horizon, validation_tasks=1, validation_last=1)
+        >>> trained = train_schedule(controller, family, settings, l2o.PolicyGradient(), plan)
+        >>> trained.schedule.name, trained.best.value <= trained.validations[0].value
+        ('controller', True)
     """
 
     schedule: Controller
@@ -70,6 +80,17 @@ def train_schedule(
         DivergedError: `plan.patience` windows in a row had no finite meta-gradient.
         CheckpointError: the directory holds the checkpoint of another run, or a damaged one.
         InUseError: another run is at work in the directory.
+
+    Example:
+        >>> import l2o
+        >>> family = l2o.QuadraticRegression(0.4)
+        >>> features = l2o.RobustFeatures(family.pairs, family.loss_names, family.goal.metric)
+        >>> horizon = l2o.ConstantHorizon(6, 6)
+        >>> plan = Plan(trajectories=2, tasks=2, horizon=horizon, validation_tasks=1, validation_last=1)
+        >>> settings = Settings({"model": l2o.Adam(1e-3)}, common=True)
+        >>> trained = train_schedule(Controller(features, choices=2), family, settings, l2o.PolicyGradient(), plan)
+        >>> [validation.trajectory for validation in trained.validations]
+        [0, 2]
     """
     if schedule.choices != len(family.choices):
         raise ArgumentError(

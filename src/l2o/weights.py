@@ -40,6 +40,13 @@ class Card:
         command: that trained it, if it was one.
         notes: anything a user should know.
         sha256: of the safetensors file; set by `save`.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     card = l2o.save(l2o.Adam(0.02), f"{folder}/mine", Card(notes="the rate that suits my problem"))
+        >>> card.optimizer, card.config["lr"], card.notes
+        ('Adam', 0.02, 'the rate that suits my problem')
     """
 
     optimizer: str = ""
@@ -71,6 +78,13 @@ def save(agent: Agent, path: str | Path, card: Card | None = None) -> Card:
 
     Returns:
         The card as written.
+
+    Example:
+        >>> import l2o, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(l2o.RNNprop.lv(), f"{folder}/mine")
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['mine.safetensors', 'mine.toml']
     """
     path = path_of(path)
     found = {"optimizer": type(agent).__name__, "kind": agent.kind, "config": agent.config()}
@@ -112,12 +126,23 @@ def rebuild(source: str | Path, kinds: Mapping[str, type[AgentT]], *, revision: 
 
 
 def load_card(source: str | Path, *, revision: str | None = None) -> Card:
-    """The card of weights, checked as `load` checks it."""
+    """The card of weights, checked as `load` checks it.
+
+    Example:
+        >>> card = load_card("rnnprop-mnist")
+        >>> card.optimizer, card.training_tasks, card.horizon
+        ('RNNprop', 'mlp-20-sigmoid-mnist', 100)
+    """
     return read_weights(find(source, revision=revision))[1]
 
 
 def shipped() -> list[str]:
-    """The names of the weights in the package."""
+    """The names of the weights in the package.
+
+    Example:
+        >>> "rnnprop-mnist" in shipped()
+        True
+    """
     folder = resources.files("l2o") / "pretrained"
     return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if _is_weights(entry.name))
 

@@ -45,6 +45,13 @@ class ES(OptimizerMethod):
         shaping: "none" takes differences of L; "ranks" those of its rank among a task's runs, from -1/2 to 1/2: an
             outlier then counts no more than another run, and the estimate is a direction, no longer L's gradient.
 
+    Example:
+        >>> import l2o
+        >>> plan = l2o.Plan(trajectories=1, horizon=l2o.ConstantHorizon(4, 2), validation_tasks=1, validation_last=1)
+        >>> trained = l2o.metatrain(l2o.MLPLOpt(), l2o.Quadratics(2), ES(sigma=0.02, pairs=2), plan)
+        >>> trained.card.method, trained.skipped
+        ('es', 0)
+
     Source: Salimans et al. 2017; ranks as there. Antithetic and with L2O's windows: Metz et al. 2019.
     """
 
@@ -120,6 +127,13 @@ class PES(OptimizerMethod):
         pairs: as in `ES`; 2 pairs particles, of which a checkpoint holds parameters and state.
         weights: "all" or "last", as in `MetaLoss`; "last" is the last iterate of each window.
         objective: "loss" or "log", as in `MetaLoss`.
+
+    Example:
+        >>> import l2o
+        >>> plan = l2o.Plan(trajectories=1, horizon=l2o.ConstantHorizon(4, 2), validation_tasks=1, validation_last=1)
+        >>> trained = l2o.metatrain(l2o.SmallFC(), l2o.Quadratics(2), PES(sigma=0.02, pairs=2), plan)
+        >>> trained.card.method, trained.skipped
+        ('pes', 0)
 
     Source: Vicol, Metz and Sohl-Dickstein 2021, algorithm 2.
     """

@@ -45,6 +45,11 @@ class Imitation(OptimizerMethod):
         corrections: share of these trajectories that the learned optimizer drives itself, while the teacher says what
             it would have done there: so it learns to come back from where its own errors lead (DAgger).
 
+    Example:
+        >>> method = Imitation(MetaLoss(objective="log"), teachers={"adam": Adam(0.01)}, ratio=0.3)
+        >>> method.name, method.moments
+        ('imitation of adam, else meta-loss', ('meta-loss', 'imitation of adam'))
+
     Source: Chen et al. 2020, section 3.2. The public code takes teachers in turn, counting imitated trajectories alone.
     Corrections: Ross, Gordon and Bagnell 2011; here trajectories are drawn anew, none is kept.
     """

@@ -35,6 +35,15 @@ class MetaLoss(OptimizerMethod):
         objective: "loss" sums f_j; "log" sums ln f_j (Wichrowska et al. 2017), which asks for a lower loss late in a
             trajectory as much as early; the losses must be positive.
 
+    Example:
+        >>> import l2o
+        >>> from l2o.processes.optimizee import Optimizee
+        >>> rule, stream, method = l2o.RNNprop.lv(), l2o.Stream(0, tasks=range(2)), MetaLoss(objective="log")
+        >>> trajectory = method.begin(rule, Optimizee.start(l2o.Quadratics(3), stream), stream)
+        >>> estimate, trajectory = method.window(rule, trajectory, 5)
+        >>> trajectory.process.step, sorted(estimate.diagnostics)
+        (5, ['diverged', 'update_norm', 'update_to_parameter'])
+
     Source: Andrychowicz et al. 2016, equation 3.
     """
 

@@ -222,6 +222,17 @@ class PolicyGradient(Method[Controller, ReplicatedLosses]):
         entropy: weight of a bonus on the decisions' entropy.
         step_reward: credits single steps too, or None.
 
+    Example:
+        >>> import l2o
+        >>> family = l2o.QuadraticRegression(0.4)
+        >>> controller = l2o.Controller(l2o.MeasureFeatures(["progress"]), choices=2)
+        >>> plan = l2o.Plan(
+        ...     trajectories=1, tasks=2, horizon=l2o.ConstantHorizon(6, 6), validation_tasks=1, validation_last=1
+        ... )
+        >>> settings = l2o.Settings({"model": l2o.Adam(1e-3)}, common=True)
+        >>> l2o.train_schedule(controller, family, settings, PolicyGradient(), plan).finished
+        True
+
     Source: AutoLoss (Xu et al. 2019), equations 2 and 3, with one run for each update; 8 to 32 runs and the mean of the
     others as baseline learn in a tenth of the runs.
     """

@@ -63,6 +63,17 @@ class PPO(Method[Controller, ReplicatedLosses]):
         clip: how far a probability's ratio counts.
         entropy: weight of the bonus on the decisions' entropy.
 
+    Example:
+        >>> import l2o
+        >>> family = l2o.QuadraticRegression(0.4)
+        >>> controller = l2o.Controller(l2o.MeasureFeatures(["progress"]), choices=2, critic=[4])
+        >>> plan = l2o.Plan(
+        ...     trajectories=1, tasks=2, horizon=l2o.ConstantHorizon(6, 3), validation_tasks=1, validation_last=1
+        ... )
+        >>> settings = l2o.Settings({"model": l2o.Adam(1e-3)}, common=True, validate_every=3)
+        >>> l2o.train_schedule(controller, family, settings, PPO(updates=2), plan).finished
+        True
+
     Source: Schulman et al. 2017; constants of AutoLoss's public code for translation (Xu et al. 2019), but its entropy
     (1e-5, and a penalty by mistake), its share of random decisions, and its buffer of 200 old decisions with the newest
     reward, which are not copied.

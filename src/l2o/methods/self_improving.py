@@ -37,6 +37,14 @@ class SelfImproving(OptimizerMethod):
         weights: as in `MetaLoss`.
         objective: as in `MetaLoss`.
 
+    Example:
+        >>> from l2o.optimizers.handcrafted import SGD
+        >>> method = SelfImproving(helpers={"sgd": SGD(0.1)}, fade=50)
+        >>> method.start
+        0.5
+        >>> method.turns(Stream(0, trajectory=50, tasks=range(2)), range(3)).tolist()  # no helper's
+        [[0, 0], [0, 0], [0, 0]]
+
     Source: Chen et al. 2020, sections 4.2 and 5.3; there is no public code. That states advance with every gradient is
     our reading.
     """

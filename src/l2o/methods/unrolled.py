@@ -24,6 +24,16 @@ class Unrolled(OptimizerMethod):
     Args:
         weights: "all" or "last", as in `MetaLoss`.
         objective: "loss" or "log", as in `MetaLoss`.
+
+    Example:
+        >>> import l2o
+        >>> from l2o.processes.optimizee import Optimizee
+        >>> rule, stream, method = l2o.RNNprop.lv(), l2o.Stream(0, tasks=range(2)), Unrolled()
+        >>> trajectory = method.begin(rule, Optimizee.start(l2o.Quadratics(3), stream), stream)
+        >>> estimate, _ = method.window(rule, trajectory, 5)
+        >>> first_order, _ = l2o.MetaLoss().window(rule, trajectory, 5)
+        >>> abs(estimate.value - first_order.value) < 1e-4 * estimate.value  # one loss, two gradients
+        True
     """
 
     name = "unrolled"

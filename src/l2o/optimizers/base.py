@@ -25,6 +25,16 @@ class LearnedOptimizer(Agent, ABC):
     """An agent whose action is an update: parameters change by `action`, a tree shaped as the parameters.
 
     Hand-designed rules are the same kind, with no meta-parameters.
+
+    Example:
+        >>> from l2o.optimizers.rnnprop import RNNprop
+        >>> rule = RNNprop.lv()
+        >>> rule.name, sorted(rule.reads), rule.horizon
+        ('RNNprop', ['grad'], None)
+        >>> state = rule.init_state({"weight": torch.zeros(2, 3, 4)}, Stream(0, tasks=range(2)))
+        >>> update, state = rule({"grad/weight": torch.ones(2, 3, 4)}, state)
+        >>> update["weight"].shape
+        torch.Size([2, 3, 4])
     """
 
     kind = "optimizer"
@@ -94,6 +104,25 @@ class Coordinatewise(LearnedOptimizer, ABC):
 
     A rule whose network a kernel knows declares it as its `cell`; a subclass with an `update` of its own has none,
     unless it declares one beside it.
+
+    Example:
+        >>> class SignDescent(Coordinatewise):
+        ...     name = "sign descent"
+        ...
+        ...     def config(self):
+        ...         return {}
+        ...
+        ...     def init_coordinates(self, tasks, coordinates, like):
+        ...         return {}
+        ...
+        ...     def update(self, grad, state):
+        ...         return -0.01 * grad.sign(), state
+        >>> parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> optimizer = SignDescent().as_torch([parameter])
+        >>> parameter.grad = torch.tensor([3.0, -4.0])
+        >>> optimizer.step()
+        >>> parameter.data
+        tensor([0.9900, 2.0100])
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

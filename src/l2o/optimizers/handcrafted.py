@@ -9,7 +9,13 @@ from l2o.trees import Tree
 
 
 class SGD(Coordinatewise):
-    """delta = -lr g."""
+    """delta = -lr g.
+
+    Example:
+        >>> import torch
+        >>> SGD(0.1).update(torch.tensor([[2.0]]), {})
+        (tensor([[-0.2000]]), {})
+    """
 
     name = "SGD"
 
@@ -28,7 +34,15 @@ class SGD(Coordinatewise):
 
 
 class Momentum(Coordinatewise):
-    """b = momentum b + g;  delta = -lr b."""
+    """b = momentum b + g;  delta = -lr b.
+
+    Example:
+        >>> import torch
+        >>> rule, grad = Momentum(0.1), torch.tensor([[1.0]])
+        >>> first, state = rule.update(grad, rule.init_coordinates(1, 1, grad))
+        >>> first, rule.update(grad, state)[0]
+        (tensor([[-0.1000]]), tensor([[-0.1900]]))
+    """
 
     name = "momentum"
 
@@ -48,7 +62,14 @@ class Momentum(Coordinatewise):
 
 
 class Nesterov(Coordinatewise):
-    """b = momentum b + g;  delta = -lr (g + momentum b): Nesterov's momentum in torch's form."""
+    """b = momentum b + g;  delta = -lr (g + momentum b): Nesterov's momentum in torch's form.
+
+    Example:
+        >>> import torch
+        >>> rule, grad = Nesterov(0.1), torch.tensor([[1.0]])
+        >>> rule.update(grad, rule.init_coordinates(1, 1, grad))[0]
+        tensor([[-0.1900]])
+    """
 
     name = "Nesterov"
 
@@ -68,7 +89,14 @@ class Nesterov(Coordinatewise):
 
 
 class RMSprop(Coordinatewise):
-    """v = alpha v + (1 - alpha) g^2;  delta = -lr g / (sqrt(v) + eps)."""
+    """v = alpha v + (1 - alpha) g^2;  delta = -lr g / (sqrt(v) + eps).
+
+    Example:
+        >>> import torch
+        >>> rule, grad = RMSprop(0.01, alpha=0.75), torch.tensor([[5.0]])
+        >>> rule.update(grad, rule.init_coordinates(1, 1, grad))[0]
+        tensor([[-0.0200]])
+    """
 
     name = "RMSprop"
 
@@ -88,7 +116,14 @@ class RMSprop(Coordinatewise):
 
 
 class Adam(Coordinatewise):
-    """delta = -lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)  (Kingma and Ba 2015)."""
+    """delta = -lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)  (Kingma and Ba 2015).
+
+    Example:
+        >>> import torch
+        >>> rule, grad = Adam(0.01), torch.tensor([[5.0, -0.001]])
+        >>> rule.update(grad, rule.init_coordinates(1, 2, grad))[0]
+        tensor([[-0.0100,  0.0100]])
+    """
 
     name = "Adam"
 
@@ -113,7 +148,15 @@ class Adam(Coordinatewise):
 
 
 class Adagrad(Coordinatewise):
-    """s = s + g^2;  delta = -lr g / (sqrt(s) + eps)  (Duchi et al. 2011)."""
+    """s = s + g^2;  delta = -lr g / (sqrt(s) + eps)  (Duchi et al. 2011).
+
+    Example:
+        >>> import torch
+        >>> rule, grad = Adagrad(0.1), torch.tensor([[3.0]])
+        >>> first, state = rule.update(grad, rule.init_coordinates(1, 1, grad))
+        >>> first, rule.update(torch.tensor([[4.0]]), state)[0]
+        (tensor([[-0.1000]]), tensor([[-0.0800]]))
+    """
 
     name = "Adagrad"
 

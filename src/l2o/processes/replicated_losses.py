@@ -39,6 +39,12 @@ class Settings:
             task of the stream, and differ by their decisions alone.
         eager: measure every pair at every step, as the public code does, not only those of the choice taken. It costs
             about as much again for each pair.
+
+    Example:
+        >>> from l2o.optimizers.handcrafted import Adam
+        >>> settings = Settings({"model": Adam(5e-4)}, common=True)
+        >>> settings.optimizer_state, settings.validate_every
+        ('group', 10)
     """
 
     optimizers: Mapping[str, LearnedOptimizer]
@@ -85,6 +91,14 @@ class ReplicatedLosses:
         repeats: `[tasks, 2]`, the last choice and how often in a row it was taken.
         rng: the run's stream.
         step: choices taken so far.
+
+    Example:
+        >>> from l2o import Adam, QuadraticRegression
+        >>> settings = Settings({"model": Adam(1e-3)})
+        >>> process = ReplicatedLosses.start(QuadraticRegression(0.4), settings, Stream(0, tasks=range(2)), steps=10)
+        >>> process = process.apply({"choice": torch.tensor([0, 1])})  # one run by the error, one by the penalty
+        >>> process.observe()[0]["progress"], process.alive
+        (tensor([0.1000, 0.1000]), tensor([True, True]))
     """
 
     family: AlternateFamily

@@ -30,6 +30,24 @@ class Schedule(Agent, ABC):
 
     Args:
         choices: how many there are, at least 1.
+
+    Example:
+        >>> from l2o.schedules.fixed import certain
+        >>> class FirstHalf(Schedule):
+        ...     name = "first half"
+        ...
+        ...     def config(self):
+        ...         return {}
+        ...
+        ...     def begin(self, tasks):
+        ...         return {"tasks": torch.zeros(tasks)}
+        ...
+        ...     def forward(self, observation, state):
+        ...         return certain((observation["progress"] >= 0.5).long(), 2), state
+        >>> action, _ = FirstHalf(2)({"progress": torch.tensor([0.25, 0.75])}, {})
+        >>> action["log_probability"]
+        tensor([[0., -inf],
+                [-inf, 0.]])
     """
 
     kind = "schedule"

@@ -59,6 +59,12 @@ class MeasureFeatures(Features):
 
     Args:
         names: of the observation's leaves, for instance "progress" or "loss/mse".
+
+    Example:
+        >>> features = MeasureFeatures(["progress", "loss/mse"])
+        >>> rows, _ = features({"progress": torch.tensor([0.5]), "loss/mse": torch.tensor([4.0])}, features.begin(1))
+        >>> rows
+        tensor([[0.5000, 4.0000]])
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -93,6 +99,11 @@ class PaperFeatures(Features):
         losses: names of the losses.
         metric: the validation's name.
         beta: decay of the averages, in [0, 1).
+
+    Example:
+        >>> features = PaperFeatures([("mse", "model"), ("l1", "model")], ["mse", "l1"], "validation")
+        >>> features.width, features.measures[:2]
+        (8, ('progress', 'gradient/mse:model'))
 
     Source: AutoLoss (Xu et al. 2019), section 4, the features of regression and classification. The decay is given
     nowhere.
@@ -131,6 +142,10 @@ class PaperGANFeatures(Features):
         generator: name of the loss and the group of the generator.
         discriminator: of the discriminator.
         metrics: names of the inception score and of the discriminator's error.
+
+    Example:
+        >>> PaperGANFeatures().width, PaperGANFeatures().measures[-1]
+        (9, 'metric/discriminator_error')
 
     Source: AutoLoss (Xu et al. 2019), section 4. It takes l_G / l_D itself, of a saturating loss.
     """
@@ -288,6 +303,11 @@ class RobustFeatures(Features):
         progress: whether the share of the run that is done is a feature. It ties a schedule to the length of its runs.
         beta: decay of the averages, in [0, 1).
         episodes: training episodes that the normaliser learns from.
+
+    Example:
+        >>> features = RobustFeatures([("mse", "model"), ("l1", "model")], ["mse", "l1"], "validation")
+        >>> features.width, features.measures[-2:]
+        (8, ('metric/validation', 'validated'))
     """
 
     def __init__(

@@ -91,6 +91,14 @@ class Threshold(Schedule):
         second: name of the loss of choice 1.
         threshold: of the relative excess.
 
+    Example:
+        >>> rule = Threshold("generator", "discriminator", 1.0)
+        >>> rule.measures
+        ('loss/generator', 'loss/discriminator')
+        >>> losses = {"loss/generator": torch.tensor([1.0, 1.0]), "loss/discriminator": torch.tensor([1.5, 2.5])}
+        >>> rule(losses, rule.begin(2))[0]["log_probability"].argmax(1)
+        tensor([0, 1])
+
     Source: the rule "S1" of the reproducibility challenge on AutoLoss, with its thresholds 1 and 500.
     """
 
@@ -123,6 +131,12 @@ class Recorded(Schedule):
 
     Raises:
         ArgumentError: at a step beyond the record.
+
+    Example:
+        >>> rule = Recorded([0, 1, 1], choices=2)
+        >>> action, _ = rule({}, rule.begin(2))
+        >>> action["log_probability"].argmax(1)
+        tensor([0, 0])
     """
 
     name = "recorded"

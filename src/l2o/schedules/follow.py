@@ -79,6 +79,20 @@ class Follower:
         loop: what is known of the training loop.
         seed: of the decisions.
         execution: how probabilities become decisions.
+
+    Example:
+        >>> import l2o
+        >>> parameter = torch.nn.Parameter(torch.tensor(2.0))
+        >>> follower = l2o.follow(
+        ...     l2o.InTurn([1, 0]), choices=("grow", "shrink"), groups={"model": [parameter]}, steps=4
+        ... )
+        >>> follower.choose(), follower.choice.pairs
+        ('shrink', (('shrink', 'model'),))
+        >>> loss = parameter.square()
+        >>> loss.backward()
+        >>> follower.took({"shrink": loss})
+        >>> follower.choose(), follower.decisions.tolist(), follower.diverged
+        ('grow', [[1, 0]], 0)
     """
 
     def __init__(self, schedule: Schedule, loop: LiveLoop, *, seed: int, execution: Execution) -> None:

@@ -57,6 +57,14 @@ def run_schedule(
 
     Two schedules that are given the same stream meet the same starts and minibatches, so that they can be compared in
     pairs.
+
+    Example:
+        >>> from l2o import Adam, InTurn, QuadraticRegression
+        >>> settings = Settings({"model": Adam(1e-3)})
+        >>> stream = Stream(0, tasks=range(2))
+        >>> run = run_schedule(InTurn.ratio(1, 3), QuadraticRegression(0.4), settings, stream, steps=8)
+        >>> run.shares().tolist(), sorted(run.judged)
+        ([[0.25, 0.75], [0.25, 0.75]], ['test', 'validation'])
     """
     process = ReplicatedLosses.start(family, settings, rng, steps=steps, device=device, dtype=dtype)
     driver = ScheduleDrives(schedule, rng, execution)

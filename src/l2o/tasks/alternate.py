@@ -84,6 +84,10 @@ class Goal:
         better: "lower" or "higher".
         at: "best" judges a run by its best validation, the one whose parameters would be kept; "last" by its last.
 
+    Example:
+        >>> Goal("accuracy", better="higher")
+        Goal(metric='accuracy', better='higher', at='best')
+
     Source: AutoLoss (Xu et al. 2019) writes the last parameters; its public code takes the best.
     """
 
@@ -110,6 +114,29 @@ class AlternateFamily(TaskFamily, ABC):
         choices: the admissible actions, in the order in which schedules count them.
         goal: what a run is judged by.
         updates: names of the family's own updates.
+
+    Example:
+        >>> class Tug(AlternateFamily):
+        ...     name = "tug"
+        ...
+        ...     def __init__(self):
+        ...         choices = [Choice(loss, ((loss, "model"),)) for loss in ("left", "right")]
+        ...         super().__init__(
+        ...             losses=("left", "right"), groups={"model": ["x"]}, choices=choices, goal=Goal("distance")
+        ...         )
+        ...
+        ...     def init(self, instance, rng):
+        ...         return {"x": rng.normal((1,))}
+        ...
+        ...     def loss_named(self, name, params, instance, batch):
+        ...         return (params["x"] - {"left": -1.0, "right": 1.0}[name]).square().sum()
+        ...
+        ...     def metrics(self, params, instance):
+        ...         return {"distance": params["x"].abs().sum(1)}
+        >>> Tug().pairs
+        (('left', 'model'), ('right', 'model'))
+        >>> Tug().pair_value_and_grad(("right", "model"), {"x": torch.tensor([[3.0]])}, {}, {})
+        (tensor([4.]), {'x': tensor([[4.]])})
     """
 
     def __init__(

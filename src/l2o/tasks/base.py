@@ -16,6 +16,19 @@ class TaskFamily(ABC):
     Trees that describe a batch of tasks have leaves `[tasks, ...]`; `loss` is written for ONE task and batched by
     `torch.func.vmap`. A subclass must give `init` and `loss`; the rest has defaults for a deterministic loss without
     instance data.
+
+    Example:
+        >>> class Parabola(TaskFamily):
+        ...     name = "parabola"
+        ...
+        ...     def init(self, instance, rng):
+        ...         return {"x": rng.normal((3,))}
+        ...
+        ...     def loss(self, params, instance, batch):
+        ...         return params["x"].square().sum()
+        >>> losses, grads = Parabola().value_and_grad({"x": torch.ones(2, 3)}, {}, {})  # of two tasks
+        >>> losses, grads["x"].shape
+        (tensor([3., 3.]), torch.Size([2, 3]))
     """
 
     name: str

@@ -44,6 +44,11 @@ class SparseClassification(AlternateFamily):
             further ones come from the same clusters. Of 1,000 points, a share of 9 % has the standard error 0.9 %.
         data_seed: of the draw, clusters and all. Other seeds are the paper's transfer sets.
 
+    Example:
+        >>> family = SparseClassification(0.02)
+        >>> [choice.name for choice in family.choices], family.goal.metric
+        (['ce', 'l1'], 'validation')
+
     Source: AutoLoss (anonymous 2018 submission; Xu et al. 2019), section 5.1, with the recipe of the public code: its
     draw (`make_classification` of scikit-learn under NumPy's legacy seed 1), parts in its order, 32 inputs of which 2
     are informative and 2 combinations of them. The paper writes 30 inputs, 15 informative, the rest combinations.

@@ -111,6 +111,13 @@ class LeNet(ConvolutionalClassifier):
         batch: images in a minibatch, at least 2.
         start_scale: standard deviation of the initial parameters.
 
+    Example:
+        >>> from l2o import Stream
+        >>> black = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> images = Dataset("black", black, torch.tensor([0, 9]), classes=10, complete=True, note="two black images")
+        >>> sum(leaf[0].numel() for leaf in LeNet(images).init({}, Stream(0)).values())
+        62232
+
     Source: Chen et al. 2020, section 4, and its public code, whose definition is taken for its intent: it calls for
     batch normalisation without saying in which mode.
     """
@@ -174,6 +181,13 @@ class NASCell(ConvolutionalClassifier):
         logits_relu: see `ConvolutionalClassifier`.
         batch: images in a minibatch, at least 2.
         start_scale: standard deviation of the initial weights.
+
+    Example:
+        >>> from l2o import Stream
+        >>> black = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> images = Dataset("black", black, torch.tensor([0, 9]), classes=10, complete=True, note="two black images")
+        >>> sum(leaf[0].numel() for leaf in NASCell(images).init({}, Stream(0)).values())
+        7706
 
     Source: Chen et al. 2020, section 4, and its public code; the cell
     `|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|` is in the space of

@@ -23,6 +23,11 @@ def scale_core(*, trajectories_each: int = 1) -> Mixture:
     Args:
         trajectories_each: see `Mixture`.
 
+    Example:
+        >>> family = scale_core()
+        >>> family.name, len(family.members())
+        ('scale-core', 35)
+
     Source: Wichrowska et al. 2017 and its public code.
     """
     quadratics = {dimensions: Quadratics(dimensions, divisor=2.0) for dimensions in (20, 25, 50, 100)}

@@ -57,6 +57,13 @@ class GAN(AlternateFamily):
         samples: generated images of a validation, at least 2.
         splits: of the inception score; see `inception_score`.
 
+    Example:
+        >>> family = GAN.digits(samples=20)
+        >>> [choice.name for choice in family.choices], family.goal.metric
+        (['generator', 'discriminator'], 'inception_score')
+        >>> family.samples(family.init({}, Stream(0)), 5, Stream(1)).shape  # images of one task, in [0, 1]
+        torch.Size([1, 5, 1, 8, 8])
+
     Source: Goodfellow et al. 2014, with the losses of the public code of AutoLoss (Xu et al. 2019), section 5.2, which
     takes 5,000 samples and 5 splits. There, real MNIST images are in [0, 1], which gives D an early cue.
     """

@@ -45,6 +45,10 @@ class GaussianMixtureEM(AlternateFamily):
         spread: deviation of the means, positive; at 3 most components overlap somewhat.
         exact_cost: of the exact E-step; a gradient step costs 1.
 
+    Example:
+        >>> [choice.name for choice in GaussianMixtureEM().choices]
+        ['responsibilities', 'model', 'exact E-step']
+
     Source: expectation maximisation as alternating ascent of one bound, Neal and Hinton 1998; as an instance for
     schedules, AutoLoss (Xu et al. 2019), section 3.
     """

@@ -52,6 +52,15 @@ class MLPClassifier(ImageClassifier):
         batch: images in a minibatch.
         start_scale: standard deviation of the initial parameters.
 
+    Example:
+        >>> from l2o import Stream, load_dataset
+        >>> family = MLPClassifier.orig(load_dataset("digits", "train"), test=load_dataset("digits", "test"))
+        >>> params = family.init({}, Stream(0, tasks=range(2)))
+        >>> {name: tuple(leaf.shape) for name, leaf in params.items() if name.endswith("weight")}
+        {'layers.0.weight': (2, 20, 64), 'layers.1.weight': (2, 10, 20)}
+        >>> list(family.metrics({name: leaf.float() for name, leaf in params.items()}, {}))
+        ['test_accuracy']
+
     Source: Andrychowicz et al. 2016, section 3.2; constants as in Chen et al. 2020.
     """
 

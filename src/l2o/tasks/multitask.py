@@ -51,6 +51,10 @@ class MultitaskDigits(AlternateFamily):
         batch: images in a minibatch, drawn with replacement.
         data_seed: of the order in which images are dealt to the parts; 0 is that of the data set.
 
+    Example:
+        >>> [choice.name for choice in MultitaskDigits(labelled=50).choices]
+        ['digit', 'parity', 'large', 'pixels']
+
     Source: the multi-task experiment of AutoLoss (Xu et al. 2019), in small, and on real data.
     """
 

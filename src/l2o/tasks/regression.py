@@ -29,6 +29,11 @@ class QuadraticRegression(AlternateFamily):
         deviation: of the noise.
         data_seed: of the draw.
 
+    Example:
+        >>> family = QuadraticRegression(0.4)
+        >>> [choice.name for choice in family.choices], family.goal.metric
+        (['mse', 'l1'], 'validation')
+
     Source: AutoLoss (anonymous 2018 submission; Xu et al. 2019), section 5.1, with the recipe of the public code: its
     draws in its order, noise of standard deviation 2 (the paper's N(0, 2)), the factor 1/10, no constant term; the
     penalty on A as stored.
