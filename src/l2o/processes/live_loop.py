@@ -242,12 +242,13 @@ def _norms(grads: Sequence[Tensor], pair: Pair) -> Sequence[Tensor]:
 
 
 def _numbers(values: Sequence[Tensor | float]) -> list[float]:
-    """Scalars from their device, in one transfer."""
+    """Scalars from their device, in one transfer; from the processor's memory as they are, which costs less."""
     scalars = [torch.as_tensor(value) for value in values]
     for value in scalars:
         if value.numel() != 1:
             raise ArgumentError(f"a number of shape {tuple(value.shape)} was reported; take the mean over the batch")
-    device = next((value.device for value in scalars if value.device.type != "cpu"), scalars[0].device)
-    alike = all(value.ndim == 0 and value.device == device for value in scalars)
+    away = [value.device for value in scalars if value.device.type != "cpu"]
+    if not away:
+        return [float(value.item()) for value in scalars]
     with torch.no_grad():
-        return torch.stack(scalars if alike else [value.reshape(()).to(device) for value in scalars]).tolist()
+        return torch.stack([value.reshape(()).to(away[0]) for value in scalars]).tolist()
