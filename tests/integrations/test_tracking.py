@@ -158,7 +158,7 @@ def offline(monkeypatch, tmp_path):
     threading.Thread(target=count, daemon=True).start()
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-    for name in ("NO_PROXY", "no_proxy", "WANDB_API_KEY"):
+    for name in ("NO_PROXY", "no_proxy", "WANDB_API_KEY", "WANDB_SERVICE"):  # the last: another test's W&B process
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -46,7 +46,7 @@ class WandB(Tracker):
         except ImportError as error:
             raise missing("Weights & Biases", "wandb") from error
         super().__init__(directory, every=every)
-        self._wandb, self._place = wandb, directory
+        self._wandb, self._place = wandb, directory and directory.resolve()
         self._mode = mode or os.environ.get("WANDB_MODE") or "online"
         self._project = project or os.environ.get("WANDB_PROJECT") or "l2o"
         self._name = name or (directory.resolve().name if directory else None)
