@@ -1262,8 +1262,8 @@ FAULTS = [
     Fault(
         "autocast rounds a rule's networks",
         "optimizers/torch_optim.py",
-        "enabled=False):  # it would",
-        "enabled=torch.is_autocast_enabled(together[0].p.device.type)):  # it would",
+        "torch.autocast(kind, enabled=False))",
+        "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind)))",
         PRECISION,
     ),
     Fault(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from contract.optimizer_cases import (
+    RULES,
     STEPS_TAKEN,
     Decay,
     Delayed,
@@ -26,6 +27,8 @@ from contract.schedulers import SCHEDULERS
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+from l2o.optimizers import handcrafted
+from l2o.optimizers.architectures import ARCHITECTURES
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import Adam
 from l2o.optimizers.torch_optim import STEPS, TorchOptimizer
@@ -37,6 +40,11 @@ FORMS: dict[str, Callable[[nn.Module], object]] = {
     "groups": lambda model: [{"params": [p]} for p in model.parameters()],
     "named groups": lambda model: [{"params": list(model.named_parameters())}],
 }
+
+
+def test_every_learned_optimizer_is_in_the_table() -> None:
+    learned = {kind for name, kind in ARCHITECTURES.items() if name not in vars(handcrafted)}
+    assert learned <= {type(make()) for make in RULES.values()}
 
 
 def test_is_a_torch_optimizer(rule: LearnedOptimizer) -> None:

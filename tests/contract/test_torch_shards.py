@@ -56,6 +56,19 @@ def test_a_sharded_model_trains_as_it_does_whole(rule: LearnedOptimizer, mesh: d
     assert same(whole(states(optimizer)), states(reference))
 
 
+def test_a_slice_does_by_itself_what_it_does_in_the_whole(separate: LearnedOptimizer) -> None:
+    """Which a rule promises that says it does not couple coordinates."""
+    together, grads = parameter(10), gradients((10,))
+    alone = [nn.Parameter(part.clone()) for part in together.detach().split([4, 6])]
+    optimizers = [separate.as_torch([p]) for p in (together, *alone)]
+    for grad in grads:
+        for p, optimizer, own in zip((together, *alone), optimizers, (grad, *grad.split([4, 6])), strict=True):
+            p.grad = own.clone()
+            step(optimizer)
+    agree = torch.allclose(torch.cat([p.detach() for p in alone]), together.detach(), rtol=1e-6, atol=1e-6)
+    assert agree != separate.couples_coordinates
+
+
 def test_state_by_coordinate_is_spread_as_its_parameter(
     separate: LearnedOptimizer, mesh: distributed.DeviceMesh
 ) -> None:

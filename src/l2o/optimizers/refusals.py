@@ -72,7 +72,7 @@ def checked_loss(rule: LearnedOptimizer, loss: Any, device: torch.device) -> Ten
     if value.numel() == 1:
         value = shards.mean_over_processes(value.reshape(()).to(device))
     if value.numel() != 1 or not bool(torch.isfinite(value)):
-        raise ArgumentError(f"the loss is {loss}; {rule.name} needs one finite number. Nothing was changed.")
+        raise ArgumentError(f"the loss is {value}; {rule.name} needs one finite number. Nothing was changed.")
     return value
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -158,8 +159,10 @@ class TorchOptimizer(torch.optim.Optimizer):
             self.state[move.p][STEPS] += 1
             if move.p.numel() > 0:
                 problems.setdefault(self._problem(move.group, move.place, move.p), []).append(move)
-        for together in problems.values():
-            with torch.autocast(together[0].p.device.type, enabled=False):  # it would round a rule's networks
+        with ExitStack() as full_precision:
+            for kind in {move.p.device.type for move in moves}:
+                full_precision.enter_context(torch.autocast(kind, enabled=False))  # it would round a rule's networks
+            for together in problems.values():
                 self._apply(together, shown)
         return returned
 
