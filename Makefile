@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
+INTEGRATIONS_STAMP := $(VENV)/.installed-integrations
 
 # Real data sets are used from L2O_DATA; a neighbouring shared/data folder is taken when it is there.
 ifndef L2O_DATA
@@ -13,7 +14,7 @@ export L2O_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-slow sanitize lint format bench docs evidence clean
+.PHONY: demo test test-slow test-integrations sanitize lint format bench docs evidence clean
 
 # The constraints as variables, not as an option: so they also hold for what builds the package, in its own environment.
 INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
@@ -36,6 +37,14 @@ test: $(STAMP)  ## all tests but the slow ones, with coverage
 
 test-slow: $(STAMP)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --slow
+
+$(INTEGRATIONS_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[integrations]'
+	touch $(INTEGRATIONS_STAMP)
+
+test-integrations: $(INTEGRATIONS_STAMP)  ## learned optimizers inside the frameworks; a skipped test counts as failed
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integrations --durations=5 --junitxml=build/integrations.xml
+	$(BIN)/python scripts/frameworks_table.py build/integrations.xml --check
 
 # Python knows nothing of either library, so they are loaded first; libstdc++ too, or torch's exceptions crash.
 SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libstdc++.so)

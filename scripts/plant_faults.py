@@ -81,6 +81,9 @@ STEPPING = ("tests/contract/test_torch_optimizer.py",)
 STATE = ("tests/contract/test_torch_state.py",)
 REFUSALS = ("tests/contract/test_torch_refusals.py",)
 PRECISION = ("tests/contract/test_torch_precision.py",)
+CHANGES = ("tests/contract/test_torch_changes.py",)
+SHARDS = ("tests/contract/test_torch_shards.py",)
+TWO_PROCESSES = ("tests/integrations/test_distributed.py",)
 
 
 def metatrain(*names: str) -> tuple[str, ...]:
@@ -279,7 +282,7 @@ FAULTS = [
     Fault(
         "last coordinate lost at the boundary of a piece",
         "optimizers/base.py",
-        "for start in range(0, coordinates, width):",
+        "for start in range(0, max(coordinates, 1), width):",
         "for start in range(0, coordinates - 1, width):",
         LEARNED,
     ),
@@ -1210,22 +1213,22 @@ FAULTS = [
     Fault(
         "weight decay coupled to the gradient",
         "optimizers/torch_optim.py",
-        "= sign * move.grad.to(dtype)[None]",
-        '= (sign * move.grad + move.group["weight_decay"] * move.p).to(dtype)[None]',
+        "= sign * grad.to(dtype)[None]",
+        '= (sign * grad + move.group["weight_decay"] * move.p).to(dtype)[None]',
         STEPPING,
     ),
     Fault(
         "weight decay not scaled by lr",
         "optimizers/torch_optim.py",
-        "p.mul_(1 - lr * weight_decay)",
-        "p.mul_(1 - weight_decay)",
+        "own.mul_(1 - lr * weight_decay)",
+        "own.mul_(1 - weight_decay)",
         STEPPING,
     ),
     Fault(
         "learning rate of a group ignored",
         "optimizers/torch_optim.py",
-        "p.add_(lr * delta",
-        'p.add_(self.defaults["lr"] * delta',
+        "own.add_(lr * delta",
+        'own.add_(self.defaults["lr"] * delta',
         STEPPING,
     ),
     Fault(
@@ -1270,8 +1273,8 @@ FAULTS = [
     Fault(
         "maximize shows the gradient as it is",
         "optimizers/torch_optim.py",
-        "= sign * move.grad.to(dtype)[None]",
-        "= move.grad.to(dtype)[None]",
+        "= sign * grad.to(dtype)[None]",
+        "= grad.to(dtype)[None]",
         REFUSALS,
     ),
     Fault(
@@ -1284,27 +1287,27 @@ FAULTS = [
     Fault(
         "some parameters stepped before a gradient is refused",
         "optimizers/torch_optim.py",
-        "        _check_finite(moves)\n"
+        "        refusals.check_finite([(move.name, move.grad) for move in moves])\n"
         "        self._warn_past_horizon(moves)\n"
         "        problems: dict[Hashable, list[_Move]] = {}\n"
         "        for move in moves:\n",
         "        self._warn_past_horizon(moves)\n"
         "        problems: dict[Hashable, list[_Move]] = {}\n"
         "        for move in moves:\n"
-        "            _check_finite([move])\n",
+        "            refusals.check_finite([(move.name, move.grad)])\n",
         PRECISION,
     ),
     Fault(
         "loaded state cast to the parameter's type",
         "optimizers/torch_optim.py",
-        "value.copy_(leaves[leaf])",
+        "shards.part(value).copy_(shards.part(shards.aligned(leaves[leaf], value)))",
         "restored[p][leaf] = leaves[leaf].to(p.dtype if value.is_floating_point() else value.dtype, copy=True)",
         STATE,
     ),
     Fault(
         "loaded state shared with the argument",
         "optimizers/torch_optim.py",
-        "value.copy_(leaves[leaf])",
+        "shards.part(value).copy_(shards.part(shards.aligned(leaves[leaf], value)))",
         "restored[p][leaf] = leaves[leaf]",
         STATE,
     ),
@@ -1349,6 +1352,55 @@ FAULTS = [
         "tasks=(place,)",
         "tasks=(0,)",
         HIERARCHICAL,
+    ),
+    Fault(
+        "a distributed checkpoint before the first step takes a step",
+        "optimizers/torch_optim.py",
+        "loss is None and self._asks_for_states(moves)",
+        "loss is None and self._warned and self._asks_for_states(moves)",
+        CHANGES,
+    ),
+    Fault(
+        "lr 0 stands in for the loss",
+        "optimizers/torch_optim.py",
+        "return not shards.anywhere(any(bool(shards.part(grad).any()) for grad in grads), grads)",
+        "return not shards.anywhere(False, grads)",
+        CHANGES,
+    ),
+    Fault(
+        "autocast rounds a rule's networks",
+        "optimizers/torch_optim.py",
+        "torch.autocast(kind, enabled=False))",
+        "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind)))",
+        PRECISION,
+    ),
+    Fault(
+        "a coordinate's step is not counted where a tensor has none",
+        "optimizers/base.py",
+        "for start in range(0, max(coordinates, 1), width):",
+        "for start in range(0, coordinates, width):",
+        SHARDS,
+    ),
+    Fault(
+        "a flat piece is taken for a parameter",
+        "optimizers/refusals.py",
+        'getattr(p, "_fsdp_flattened", False)',
+        'getattr(p, "_fsdp_unflattened", False)',
+        SHARDS,
+    ),
+    Fault(
+        "each process is shown a loss of its own",
+        "optimizers/refusals.py",
+        "shards.mean_over_processes(value.reshape(()).to(device))",
+        "value.reshape(()).to(device)",
+        TWO_PROCESSES,
+    ),
+    Fault(
+        "a rule that couples coordinates sees a part of a tensor",
+        "optimizers/torch_optim.py",
+        "return shards.whole(tensor) if self.rule.couples_coordinates else shards.part(tensor)",
+        "return shards.part(tensor)",
+        TWO_PROCESSES,
     ),
     Fault(
         "the dual variable pulls the wrong way",

@@ -1,11 +1,17 @@
 import pytest
-from contract.optimizer_cases import RULES, SEPARATE
+from contract.optimizer_cases import BY_GRADIENT, RULES, SEPARATE
 
 from l2o.optimizers.base import LearnedOptimizer
 
 
 @pytest.fixture(params=RULES.values(), ids=list(RULES))
 def rule(request: pytest.FixtureRequest) -> LearnedOptimizer:
+    return request.param()
+
+
+@pytest.fixture(params=BY_GRADIENT.values(), ids=list(BY_GRADIENT))
+def by_gradient(request: pytest.FixtureRequest) -> LearnedOptimizer:
+    """A rule that does not read the loss."""
     return request.param()
 
 

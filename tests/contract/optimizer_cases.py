@@ -12,10 +12,20 @@ from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import Adam, Momentum
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.mlp import MLPLOpt
+from l2o.optimizers.predicted_step import PredictedStep
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.small_fc import SmallFC
+from l2o.optimizers.torch_optim import TorchOptimizer
 from l2o.rng import Stream
 from l2o.trees import Tree
+
+
+def predicted_step() -> PredictedStep:
+    """A small one whose steps no tolerance hides."""
+    rule = PredictedStep(hidden=6)
+    rule.rms.fill_(1.0)
+    return rule
+
 
 RULES: dict[str, Callable[[], LearnedOptimizer]] = {
     "L2ODM.chen": L2ODM.chen,
@@ -24,6 +34,7 @@ RULES: dict[str, Callable[[], LearnedOptimizer]] = {
     "RNNprop.chen": RNNprop.chen,
     "RNNprop.lv": RNNprop.lv,
     "L2OScale": lambda: L2OScale(lowest_rate=1e-3, highest_rate=1.0),  # steps that no tolerance hides
+    "PredictedStep": predicted_step,
     "MLPLOpt": lambda: MLPLOpt(scale=0.1),
     "SmallFC": lambda: SmallFC(scale=0.1),
     "Adam": lambda: Adam(1e-2),
@@ -33,6 +44,9 @@ RULES: dict[str, Callable[[], LearnedOptimizer]] = {
 
 SEPARATE = {name: make for name, make in RULES.items() if not make().couples_tensors}
 """Those that see each parameter by itself."""
+
+BY_GRADIENT = {name: make for name, make in RULES.items() if "loss" not in make().reads}
+"""Those that can be stepped without the loss."""
 
 STEPS_TAKEN = 6
 """Long enough for every recurrent state to matter, short enough to run in milliseconds."""
@@ -51,11 +65,26 @@ def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     return nn.Parameter(numbers(*shape, seed=seed, dtype=dtype))
 
 
+def shown(optimizer: torch.optim.Optimizer, loss: Tensor | float = 1.0) -> dict[str, Any]:
+    """What a step has to be given beside the gradients: the loss, for a rule that reads it."""
+    return {"loss": loss} if isinstance(optimizer, TorchOptimizer) and "loss" in optimizer.rule.reads else {}
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor | float = 1.0) -> Any:
+    """A step as plain as the rule allows."""
+    return optimizer.step(**shown(optimizer, loss))
+
+
+def loss_behind(grad: Tensor) -> float:
+    """A loss made up for a gradient that has none."""
+    return float(grad.double().abs().mean())
+
+
 def follow(optimizer: torch.optim.Optimizer, p: Tensor, grads: Iterable[Tensor]) -> Tensor:
     """Steps once for each gradient; a copy of where p ends."""
     for grad in grads:
         p.grad = grad.clone()
-        optimizer.step()
+        step(optimizer, loss_behind(grad))
     return p.detach().clone()
 
 
@@ -64,8 +93,9 @@ def expected(rule: LearnedOptimizer, start: Tensor, grads: Sequence[Tensor], rat
     """Where the definition p = p + lr delta leads, with the rule called directly."""
     p, state = start.detach().clone(), rule.init_state({"p": start.detach()[None]}, Stream(0, ("torch",)))
     for grad, rate in zip(grads, rates, strict=True):
-        action, state = rule({"grad/p": grad[None], "params/p": p[None]}, state)
-        p += rate * action["p"][0]
+        loss = torch.tensor([loss_behind(grad)], dtype=grad.dtype)
+        action, state = rule({"grad/p": grad[None], "params/p": p[None], "loss": loss}, state)
+        p = p + rate * action["p"][0]  # a state may remember p itself
     return p
 
 
@@ -88,8 +118,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = STEPS
     """An ordinary training loop; copies of the parameters after it."""
     for _ in range(steps):
         optimizer.zero_grad()
-        loss_of(model).backward()
-        optimizer.step()
+        loss = loss_of(model)
+        loss.backward()
+        step(optimizer, loss)
     return values(model)
 
 

@@ -4,16 +4,30 @@ import math
 
 import pytest
 import torch
-from contract.optimizer_cases import follow, gradients, loss_of, net, numbers, parameter, same, states, train, values
+from contract.optimizer_cases import (
+    follow,
+    gradients,
+    loss_of,
+    net,
+    numbers,
+    parameter,
+    same,
+    shown,
+    states,
+    step,
+    train,
+    values,
+)
 from torch import Tensor, nn
 
+from l2o.agent import Backend
 from l2o.errors import ArgumentError
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.torch_optim import STEPS
 
 
 def types(optimizer: torch.optim.Optimizer, p: Tensor) -> set[torch.dtype]:
-    return {leaf.dtype for name, leaf in optimizer.state[p].items() if name != STEPS}
+    return {leaf.dtype for leaf in optimizer.state[p].values() if leaf.is_floating_point()}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -43,9 +57,9 @@ def test_types_may_be_mixed_in_one_optimizer(separate: LearnedOptimizer) -> None
     for group in (together, alone):
         for p in group:
             p.grad = numbers(4, seed=9, dtype=p.dtype)
-    separate.as_torch(together).step()
+    step(separate.as_torch(together))
     for p in alone:
-        separate.as_torch([p]).step()
+        step(separate.as_torch([p]))
     assert same([p.detach() for p in together], [p.detach() for p in alone])
 
 
@@ -81,11 +95,11 @@ def test_a_gradient_that_is_not_finite_stops_the_step_before_anything_changes(
     for _ in range(2):
         for p in model.parameters():
             p.grad = torch.ones_like(p)
-        optimizer.step()
+        step(optimizer)
     model.get_parameter("2.bias").grad[1] = value  # pyright: ignore[reportOptionalSubscript]
     before = values(model), states(optimizer)
     with pytest.raises(ArgumentError, match=r"gradient of 2\.bias holds NaN or infinity"):
-        optimizer.step()
+        step(optimizer)
     assert same((values(model), states(optimizer)), before)
 
 
@@ -93,28 +107,29 @@ def test_a_parameter_without_a_name_is_named_by_place_and_shape(rule: LearnedOpt
     p = parameter(2, 3)
     p.grad = torch.full((2, 3), math.nan)
     with pytest.raises(ArgumentError, match=r"parameter 1 of shape \(2, 3\)"):
-        rule.as_torch([parameter(1), p]).step()
+        step(rule.as_torch([parameter(1), p]))
 
 
 def test_large_finite_gradients_are_no_error(rule: LearnedOptimizer) -> None:
     p = parameter(4)
     p.grad = torch.tensor([3e38, -3e38, 3e38, 3e38])  # their sum and their squares overflow
-    rule.as_torch([p], lr=0.0).step()
+    step(rule.as_torch([p], lr=0.0))
 
 
 def test_a_step_that_the_scaler_leaves_out_changes_nothing(rule: LearnedOptimizer) -> None:
     model, plain = net(), net()
     optimizer = rule.as_torch(model.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-    for step in range(5):
+    for at in range(5):
         optimizer.zero_grad()
-        scaler.scale(loss_of(model)).backward()
+        loss = loss_of(model)
+        scaler.scale(loss).backward()
         before = values(model), states(optimizer)
-        if step in (0, 2):  # before there is any state, and after
+        if at in (0, 2):  # before there is any state, and after
             next(model.parameters()).grad[0] = math.inf  # pyright: ignore[reportOptionalSubscript]
-        scaler.step(optimizer)
+        scaler.step(optimizer, **shown(optimizer, loss))
         scaler.update()
-        if step in (0, 2):
+        if at in (0, 2):
             assert same((values(model), states(optimizer)), before)
     # Powers of two scale without rounding: the three other steps are those of a plain loop.
     assert same(values(model), train(plain, rule.as_torch(plain.parameters()), steps=3))
@@ -133,13 +148,25 @@ def test_the_scaler_passes_a_closure_by_position(rule: LearnedOptimizer) -> None
     assert torch.equal(scaler.step(optimizer, closure), loss_of(net()))  # pyright: ignore[reportArgumentType]
 
 
-def test_trains_under_autocast(rule: LearnedOptimizer) -> None:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_step_under_autocast_is_computed_in_full_precision(rule: LearnedOptimizer, backend: Backend) -> None:
+    outside, inside, grads = parameter(4, 3), parameter(4, 3), gradients((4, 3))
+    wanted = follow(rule.as_torch([outside], backend=backend), outside, grads)
+    optimizer = rule.as_torch([inside], backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = follow(optimizer, inside, grads)
+    assert same(moved, wanted)
+    assert types(optimizer, inside) == {torch.float32}
+
+
+def test_a_closure_keeps_the_autocast_around_it(rule: LearnedOptimizer) -> None:
     model = net()
-    optimizer, before = rule.as_torch(model.parameters()), values(model)
+    optimizer, seen = rule.as_torch(model.parameters()), []
+
+    def closure() -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return loss_of(model)
+
     with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(model)
-    loss.backward()
-    with torch.autocast("cpu", torch.bfloat16):
-        optimizer.step()
-    assert not same(values(model), before)
-    assert all(types(optimizer, p) == {torch.float32} for p in model.parameters())
+        optimizer.step(closure)
+    assert seen == [True]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract.optimizer_cases import LossScaled, follow, gradients, loss_of, net, parameter, same, states, values
+from contract.optimizer_cases import LossScaled, follow, gradients, loss_of, net, parameter, same, states, step, values
 from torch import Tensor, nn
 
 import l2o
@@ -53,9 +53,16 @@ def test_sparse_gradients_are_refused_by_name_before_anything_changes(rule: Lear
     optimizer = rule.as_torch([("dense", dense), ("embedding.weight", embedding.weight)])
     before = dense.detach().clone()
     with pytest.raises(UnsupportedError, match=r"embedding\.weight is sparse"):
-        optimizer.step()
+        step(optimizer)
     assert same(dense.detach(), before)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_number_that_is_several_is_refused(rule: LearnedOptimizer, name: str) -> None:
+    chosen: dict[str, Any] = {name: torch.tensor([0.1, 0.1])}
+    with pytest.raises(ArgumentError, match=f"Tensor {name} must be 1-element"):
+        rule.as_torch([parameter(2)], **chosen)
 
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
@@ -118,7 +125,7 @@ def test_a_warning_that_is_an_error_changes_nothing(rule: LearnedOptimizer) -> N
     here = follow(optimizer, p, gradients((2,), steps=2))
     before = states(optimizer)
     with pytest.raises(UserWarning, match="meta-trained"):
-        optimizer.step()
+        step(optimizer)
     assert same((p.detach(), states(optimizer)), (here, before))
 
 
@@ -154,17 +161,19 @@ def test_a_rule_that_reads_the_loss_is_never_stepped_without_it() -> None:
     for wrong in (math.nan, torch.ones(2)):
         with pytest.raises(ArgumentError, match="one finite number"):
             optimizer.step(loss=wrong)
-    with pytest.raises(ArgumentError, match="a closure and a loss"):
+    with pytest.raises(ArgumentError, match="a loss and a closure that returns one"):
         optimizer.step(lambda: 1.0, loss=1.0)
     assert same(p.detach(), before)
     assert not optimizer.state
+    optimizer.step(lambda: None, loss=0.5)  # as Lightning passes a loss on
+    torch.testing.assert_close(p.detach(), before - 0.05)
 
 
-def test_a_rule_that_does_not_read_the_loss_may_be_given_it(rule: LearnedOptimizer) -> None:
+def test_a_rule_that_does_not_read_the_loss_may_be_given_it(by_gradient: LearnedOptimizer) -> None:
     p, q = parameter(2), parameter(2)
     p.grad, q.grad = torch.ones(2), torch.ones(2)
-    rule.as_torch([p]).step(loss=1.0)
-    rule.as_torch([q]).step()
+    by_gradient.as_torch([p]).step(loss=1.0)
+    by_gradient.as_torch([q]).step()
     assert same(p.detach(), q.detach())
 
 

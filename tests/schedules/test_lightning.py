@@ -1,6 +1,5 @@
-"""The Lightning callback reports what a plain loop would; with Lightning itself where it is installed."""
+"""The Lightning callback reports what a plain loop would; tests/integrations has it inside Lightning itself."""
 
-import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -9,13 +8,9 @@ import torch
 from torch import nn
 
 from l2o.errors import UnsupportedError
-from l2o.schedules.controllers import Controller
-from l2o.schedules.features import MeasureFeatures
 from l2o.schedules.fixed import InTurn
 from l2o.schedules.follow import follow
 from l2o.schedules.lightning import lightning_callback
-
-NAME = next((name for name in ("lightning", "pytorch_lightning") if importlib.util.find_spec(name)), None)
 
 
 class Callback:
@@ -73,64 +68,3 @@ def test_without_lightning_the_error_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match="pip install 'l2o\\[lightning\\]'"):
         lightning_callback(started()[1])
-
-
-@pytest.mark.skipif(NAME is None, reason="Lightning is not installed")
-@pytest.mark.filterwarnings("ignore")
-def test_a_trainer_of_lightning_follows_the_schedule_and_resumes(tmp_path):
-    pl = importlib.import_module("lightning.pytorch" if NAME == "lightning" else "pytorch_lightning")
-
-    class Module(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.automatic_optimization = False
-            self.model = nn.Linear(3, 1)
-            features = MeasureFeatures(["loss/one", "gradient/two:model", "metric/score", "progress"])
-            groups = {"model": self.model.parameters()}
-            controller = Controller(features, 2)
-            with torch.no_grad():
-                controller.layers[0].weight.copy_(torch.randn(4, 2))
-            self.follower = follow(controller, choices=("one", "two"), groups=groups, steps=12)
-
-        def loss(self, name, batch):
-            values = self.model(batch)
-            return values.square().mean() if name == "one" else (values - 1).abs().mean()
-
-        def on_train_start(self):
-            if not self.follower.decisions.numel():
-                batch = torch.ones(4, 3)
-                self.follower.measure({name: self.loss(name, batch) for name in ("one", "two")})
-                self.follower.validated({"score": 1.0})
-
-        def training_step(self, batch, batch_index):
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(self.follower.choose(), batch))
-            optimizer.step()
-
-        def validation_step(self, batch, batch_index):
-            self.log("val_score", self.loss("one", batch))
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def fitted(epochs, **options):
-        module = Module()
-        data = torch.utils.data.DataLoader(torch.linspace(0, 1, 36).reshape(12, 3), batch_size=4)
-        trainer = pl.Trainer(
-            max_epochs=epochs, callbacks=[lightning_callback(module.follower, metrics={"score": "val_score"})],
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(module, data, data, **options)
-        return module, trainer
-
-    whole, _ = fitted(4)
-    _, trainer = fitted(2)
-    trainer.save_checkpoint(tmp_path / "half.ckpt")
-    resumed, _ = fitted(4, ckpt_path=tmp_path / "half.ckpt")
-    assert whole.follower.decisions.shape == (1, 12)
-    assert 0 < int(whole.follower.decisions.sum()) < 12
-    assert torch.equal(resumed.follower.decisions, whole.follower.decisions)
-    assert torch.equal(resumed.model.weight, whole.model.weight)

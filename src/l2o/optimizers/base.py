@@ -42,6 +42,11 @@ class LearnedOptimizer(Agent, ABC):
     couples_tensors: ClassVar[bool] = False
     """Whether a tensor's update depends on the other tensors: the drop-in then shows it all parameters together."""
 
+    couples_coordinates: ClassVar[bool] = True
+    """Whether a coordinate's update depends on the others of its tensor. Where it does not, any slice of a tensor does
+    by itself what it does in the whole, its first state included: the drop-in then shows the rule the part of a tensor
+    that lies in its process, else all of it."""
+
     @abstractmethod
     def config(self) -> Config:
         """The constructor's arguments that rebuild it, meta-parameters aside."""
@@ -125,6 +130,8 @@ class Coordinatewise(LearnedOptimizer, ABC):
         tensor([0.9900, 2.0100])
     """
 
+    couples_coordinates = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "update" in vars(cls) and "cell" not in vars(cls):
@@ -158,7 +165,7 @@ class Coordinatewise(LearnedOptimizer, ABC):
         flat = [trees.flatten(trees.select(observation, "grad")) for observation in observations]
         tasks, coordinates = flat[0].shape
         width = max(1, size // tasks)
-        for start in range(0, coordinates, width):
+        for start in range(0, max(coordinates, 1), width):  # a tensor without coordinates has its steps counted
             part = slice(start, min(start + width, coordinates))
             yield Piece(
                 part,

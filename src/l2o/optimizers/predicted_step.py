@@ -69,6 +69,7 @@ class PredictedStep(LearnedOptimizer):
 
     name = "Predicted Step Descent"
     reads = frozenset({"grad", "loss", "params"})
+    couples_coordinates = False
 
     mean: Tensor
     deviation: Tensor
@@ -202,7 +203,7 @@ class PredictedStep(LearnedOptimizer):
         losses = [seen["loss"] for seen in observations]
         tasks, coordinates = grads[0].shape
         width = max(1, size // tasks)
-        for start in range(0, coordinates, width):
+        for start in range(0, max(coordinates, 1), width):  # a tensor without coordinates has its steps counted
             part = slice(start, min(start + width, coordinates))
             yield Piece(
                 part,

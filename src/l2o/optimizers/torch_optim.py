@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from l2o.agent import Backend
 from l2o.checkpoint import digest
-from l2o.errors import ArgumentError, MissingLossError, UnsupportedError, WeightsError
+from l2o.errors import ArgumentError, UnsupportedError, WeightsError
 from l2o.kernels.layout import pack
 from l2o.kernels.select import checked, kernel_for
+from l2o.optimizers import refusals, shards
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.rng import Stream
 from l2o.trees import Tree
@@ -26,7 +28,7 @@ OVERRUN = 2
 
 
 class _Move(NamedTuple):
-    """A parameter with a gradient; `place` is its position among all parameters."""
+    """A parameter with a gradient, spread over processes as it is; `place` is its position among all parameters."""
 
     group: dict[str, Any]
     place: int
@@ -43,12 +45,20 @@ class TorchOptimizer(torch.optim.Optimizer):
     the shapes of all parameters in the order in which they are passed: pass them as the model has them.
 
     `self.state[p]` is the rule's state for p as a flat dict of tensors, plus `STEPS`. It lives on the device of p, in
-    float64 for a float64 parameter and in float32 for any other. What a coupling rule keeps for the whole task is there
-    with each parameter, in equal copies. Meta-parameters are not in the state: each group carries their sha256, so that
-    a state cannot be continued by another rule.
+    float64 for a float64 parameter and in float32 for any other. What a rule that takes each coordinate by itself keeps
+    of p has the shape of p, and more axes after it; all else has the rule's own shapes. What a coupling rule keeps for
+    the whole task is there with each parameter, in equal copies. Meta-parameters are not in the state: each group
+    carries their sha256, so that a state cannot be continued by another rule.
 
     Where torch's own optimizers would spread NaN or infinity from a gradient, a step raises and changes nothing; the
     check waits for the device once per step. A parameter without a gradient, or with `requires_grad=False`, is skipped.
+    A first step without a loss at lr 0, with gradients that are all zero, makes the states and no more: it is how
+    distributed checkpoints ask for them.
+
+    Of parameters that `fully_shard` spreads over processes, a rule that takes each coordinate by itself steps the part
+    that lies here, and its state is spread likewise. Any other rule is shown whole tensors: every process gathers the
+    gradients, keeps the whole state and computes the whole step. A rule that reads the loss is shown its mean over all
+    processes of a distributed run, as their gradients are averaged.
 
     Args:
         params: as for any torch optimizer: tensors, named tensors, or parameter groups. A group may have its own lr,
@@ -63,7 +73,8 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     Raises:
         ArgumentError: a number is out of its range; in a step: a gradient, or the loss, is not finite.
-        UnsupportedError: a complex parameter, a sparse gradient, or one of the refused arguments.
+        UnsupportedError: a complex parameter, a sparse gradient, flat pieces of FullyShardedDataParallel, or one of the
+            refused arguments.
 
     Example:
         >>> from l2o.optimizers.handcrafted import SGD
@@ -90,19 +101,22 @@ class TorchOptimizer(torch.optim.Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        _refuse({"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable})
+        refusals.refuse_options(
+            {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
+        )
         self.rule = copy.deepcopy(rule).requires_grad_(False)
         if checked(backend) != "auto":
             self.rule.backend = backend
         self._placed: dict[tuple[torch.device, torch.dtype], LearnedOptimizer] = {}
+        self._by_coordinate = _coordinate_leaves(self.rule)
         self._warned = False
         defaults = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon, "maximize": maximize}
         super().__init__(params, {**defaults, **_identity(self.rule)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch; the caller's dict is left alone."""
-        _refuse(param_group)
-        _check_numbers({**self.defaults, **param_group})
+        refusals.refuse_options(param_group)
+        refusals.check_numbers({**self.defaults, **param_group})
         super().add_param_group({**param_group, **_identity(self.rule)})
         added = self.param_groups[-1]
         for index, p in enumerate(added["params"]):
@@ -116,7 +130,7 @@ class TorchOptimizer(torch.optim.Optimizer):
 
         Args:
             closure: computes the loss anew, back-propagates it and returns it; runs with gradients enabled.
-            loss: the loss, for a rule that reads it and is stepped without a closure.
+            loss: the loss, for a rule that reads it and is stepped without a closure that returns it.
 
         Returns:
             What the closure returned, or None.
@@ -124,23 +138,32 @@ class TorchOptimizer(torch.optim.Optimizer):
         Raises:
             MissingLossError: the rule reads the loss and got none.
         """
-        if closure is not None and loss is not None:
-            raise ArgumentError("step got a closure and a loss; pass one of them")
         returned = None
         if closure is not None:
             with torch.enable_grad():
                 returned = closure()
-        shown = _checked_loss(self.rule, returned if loss is None else loss)
+        if returned is not None and loss is not None:
+            raise ArgumentError("step got a loss and a closure that returns one; pass one of them")
         moves = list(self._moves())
-        _check_finite(moves)
+        if closure is None and loss is None and self._asks_for_states(moves):
+            for move in moves:
+                self._make_state(move)
+            return None
+        device = next((p.device for *_, p in self._places()), torch.device("cpu"))
+        shown = refusals.checked_loss(self.rule, returned if loss is None else loss, device)
+        refusals.check_finite([(move.name, move.grad) for move in moves])
         self._warn_past_horizon(moves)
         problems: dict[Hashable, list[_Move]] = {}
         for move in moves:
-            self._count(move)
+            self._make_state(move)
+            self.state[move.p][STEPS] += 1
             if move.p.numel() > 0:
                 problems.setdefault(self._problem(move.group, move.place, move.p), []).append(move)
-        for together in problems.values():
-            self._apply(together, shown)
+        with ExitStack() as full_precision:
+            for kind in {move.p.device.type for move in moves}:
+                full_precision.enter_context(torch.autocast(kind, enabled=False))  # it would round a rule's networks
+            for together in problems.values():
+                self._apply(together, shown)
         return returned
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -153,7 +176,8 @@ class TorchOptimizer(torch.optim.Optimizer):
 
         def withhold(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
             state.update(self._restored(saved))
-            return {**saved, "state": {}}  # torch would cast it to the parameters' types
+            groups = [{**self.defaults, **group} for group in saved["param_groups"]]  # an old file may lack a number
+            return {**saved, "state": {}, "param_groups": groups}  # torch would cast the state to the parameters' types
 
         hooks = (
             self.register_load_state_dict_pre_hook(withhold),
@@ -171,14 +195,14 @@ class TorchOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._placed = {}
+        self._by_coordinate = _coordinate_leaves(self.rule)
 
     def _moves(self) -> Iterator[_Move]:
         for group, place, name, p in self._places():
             if p.grad is None or not p.requires_grad:
                 continue
-            if p.grad.layout is not torch.strided:
-                raise UnsupportedError(f"the gradient of {name} is sparse; make it dense (Embedding: sparse=False)")
-            yield _Move(group, place, name, p, p.grad.detach())
+            refusals.check_gradient(name, p)
+            yield _Move(group, place, name, p, shards.aligned(p.grad.detach(), p))
 
     def _places(self) -> Iterator[tuple[dict[str, Any], int, str, Tensor]]:
         """All parameters: group, position, name, parameter."""
@@ -190,15 +214,21 @@ class TorchOptimizer(torch.optim.Optimizer):
         """What parameters have in common that the rule sees together."""
         return (p.device, _working_type(p), group["maximize"]) if self.rule.couples_tensors else place
 
-    def _count(self, move: _Move) -> None:
-        """Counts the step; in the first one there is no state yet, and what a task shares comes from the others."""
+    def _asks_for_states(self, moves: list[_Move]) -> bool:
+        """Whether a step without a loss is to make states and no more: the first, at lr 0, with gradients of zero."""
+        if any(self.state.values()) or any(float(group["lr"]) != 0 for group in self.param_groups):
+            return False
+        grads = [move.grad for move in moves]
+        return not shards.anywhere(any(bool(shards.part(grad).any()) for grad in grads), grads)
+
+    def _make_state(self, move: _Move) -> None:
+        """Makes the state before a parameter's first step; what a task shares comes from its other parameters."""
         state = self.state[move.p]
         if not state:
             others = self._sharing(move)
             state.update(self._fresh_state(move.p, move.place))
             for leaf, value in _shared(others[0] if others else {}).items():
                 state[leaf].copy_(value)
-        state[STEPS] += 1
 
     def _sharing(self, move: _Move) -> list[Tree]:
         """The states of all parameters that share leaves with this one, itself among them, gradient or not."""
@@ -213,24 +243,40 @@ class TorchOptimizer(torch.optim.Optimizer):
         group, _, _, p, _ = moves[0]
         dtype, sign = _working_type(p), -1 if group["maximize"] else 1
         rule = self._rule_on(p.device, dtype)
-        observation, state = {}, _shared(self.state[p])
+        observation, state, shapes = {}, _shared(self._rows(p)), []
         for move in moves:
-            name = "p" if len(moves) == 1 else str(move.place)
-            observation[f"grad/{name}"] = sign * move.grad.to(dtype)[None]
+            name, grad = "p" if len(moves) == 1 else str(move.place), self._seen(move.grad)
+            shapes.append(grad.shape)
+            observation[f"grad/{name}"] = sign * grad.to(dtype)[None]
             if "params" in rule.reads:
-                observation[f"params/{name}"] = move.p.detach().to(dtype)[None]
-            state |= {f"{kind}/{name}": leaf for kind, leaf in _own(self.state[move.p]).items()}
+                observation[f"params/{name}"] = self._seen(move.p.detach()).to(dtype)[None]
+            state |= {f"{kind}/{name}": leaf for kind, leaf in _own(self._rows(move.p)).items()}
         if loss is not None:
             observation["loss"] = sign * loss.to(p.device, dtype)[None]
         update = kernel_for(rule, p.device, dtype).advance(rule, observation, state)  # overwrites the state
         for other in self._sharing(moves[0]):
             for leaf, value in _shared(other).items():
                 value.copy_(state[leaf])
-        for move, delta in zip(moves, update.split([move.p.numel() for move in moves], dim=1), strict=True):
+        for move, shape, delta in zip(moves, shapes, update.split(list(map(math.prod, shapes)), dim=1), strict=True):
+            own, delta = shards.part(move.p.detach()), delta.reshape(shape)
+            if self.rule.couples_coordinates:
+                delta = shards.part(shards.aligned(delta, move.p))
             lr, weight_decay = move.group["lr"], move.group["weight_decay"]
             if weight_decay != 0:
-                move.p.mul_(1 - lr * weight_decay)
-            move.p.add_(lr * delta.reshape(move.p.shape))
+                own.mul_(1 - lr * weight_decay)
+            own.add_(lr * delta)
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        """What the rule sees of a tensor that may be spread over processes."""
+        return shards.whole(tensor) if self.rule.couples_coordinates else shards.part(tensor)
+
+    def _rows(self, p: Tensor) -> Tree:
+        """The state of a parameter in the rule's own shapes, in the same memory."""
+        rows = dict(self.state[p])
+        for name in self._by_coordinate:
+            leaf = shards.part(rows[name])
+            rows[name] = leaf.view(1, math.prod(leaf.shape[: p.ndim]), *leaf.shape[p.ndim :])
+        return rows
 
     def _rule_on(self, device: torch.device, dtype: torch.dtype) -> LearnedOptimizer:
         if (device, dtype) not in self._placed:
@@ -239,11 +285,15 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     def _fresh_state(self, p: Tensor, place: int) -> Tree:
         dtype, rng = _working_type(p), Stream(0, ("torch",), tasks=(place,))
-        state = self._rule_on(p.device, dtype).init_state({"p": p.detach().to(dtype)[None]}, rng)
+        seen = self._seen(p.detach())
+        state = self._rule_on(p.device, dtype).init_state({"p": seen.to(dtype)[None]}, rng)
         if "group" in state:  # a tensor by itself does not tell its part in the model
             shapes = {str(number): other.shape for _, number, _, other in self._places()}
             state["group"].fill_(self.rule.tensor_groups(shapes)[str(place)])
-        return {**pack(state), STEPS: torch.zeros((), dtype=torch.int64)}
+        state = pack(state)
+        for name in self._by_coordinate:
+            state[name] = shards.joined(state[name].view((*seen.shape, *state[name].shape[2:])), p)
+        return {**state, STEPS: torch.zeros((), dtype=torch.int64, device="cpu")}
 
     def _restored(self, saved: Mapping[str, Any]) -> dict[Tensor, Tree]:
         """The saved state by parameter, copied into the places and types of a fresh one."""
@@ -266,7 +316,7 @@ class TorchOptimizer(torch.optim.Optimizer):
                     f"{name} needs a state of {_shapes(restored[p])}; the saved one has {_shapes(leaves)}"
                 )
             for leaf, value in restored[p].items():
-                value.copy_(leaves[leaf])
+                shards.part(value).copy_(shards.part(shards.aligned(leaves[leaf], value)))
         return restored
 
     def _warn_past_horizon(self, moves: list[_Move]) -> None:
@@ -292,6 +342,14 @@ def _shared(state: Tree) -> Tree:
     return {name: leaf for name, leaf in state.items() if not name.endswith("/p") and name != STEPS}
 
 
+def _coordinate_leaves(rule: LearnedOptimizer) -> frozenset[str]:
+    """What a rule that takes each coordinate by itself keeps of each: none of any other rule."""
+    if rule.couples_coordinates:
+        return frozenset()
+    state = rule.init_state({"p": torch.zeros(1, 1)}, Stream(0, tasks=(0,)))
+    return frozenset(name for name, leaf in state.items() if leaf.ndim > 1)
+
+
 def _working_type(p: Tensor) -> torch.dtype:
     return torch.float64 if p.dtype == torch.float64 else torch.float32
 
@@ -310,42 +368,3 @@ def _name(group: Mapping[str, Any], index: int) -> str:
     if "param_names" in group:
         return group["param_names"][index]
     return f"parameter {index} of shape {tuple(group['params'][index].shape)}"
-
-
-def _refuse(options: Mapping[str, Any]) -> None:
-    for name in ("foreach", "fused", "capturable", "differentiable"):
-        if options.get(name):
-            raise UnsupportedError(f"{name}={options[name]!r} has no implementation for learned rules; leave it out")
-
-
-def _check_numbers(group: Mapping[str, Any]) -> None:
-    for name in ("lr", "weight_decay"):
-        if not 0 <= group[name] < math.inf:
-            raise ArgumentError(f"{name} is {group[name]}; it must be finite and at least 0")
-    if group["horizon"] is not None and group["horizon"] < 1:
-        raise ArgumentError(f"horizon is {group['horizon']}; pass the steps the rule was trained for, or None")
-
-
-def _checked_loss(rule: LearnedOptimizer, loss: Any) -> Tensor | None:
-    if "loss" not in rule.reads:
-        return None
-    if loss is None:
-        raise MissingLossError(f"{rule.name} reads the loss; step with a closure that returns it, or step(loss=loss)")
-    value = torch.as_tensor(loss).detach()
-    if value.numel() != 1 or not bool(torch.isfinite(value)):
-        raise ArgumentError(f"the loss is {loss}; {rule.name} needs one finite number. Nothing was changed.")
-    return value.reshape(())
-
-
-def _check_finite(moves: list[_Move]) -> None:
-    """Raises if a gradient is not finite. A finite sum has finite terms, and costs a tenth of any norm."""
-    sums = [move.grad.sum(dtype=_working_type(move.grad)).double() for move in moves if move.grad.numel() > 0]
-    if not sums or bool(torch.isfinite(torch.stack([part.to(sums[0].device) for part in sums])).all()):
-        return
-    name = next((move.name for move in moves if not bool(torch.isfinite(move.grad).all())), None)
-    if name is None:
-        return  # only the sum was too large
-    raise ArgumentError(
-        f"the gradient of {name} holds NaN or infinity; nothing was changed. Clip gradients, lower lr, or use "
-        "torch.amp.GradScaler with half precision, which leaves such steps out."
-    )
