@@ -319,15 +319,15 @@ FAULTS = [
     Fault(
         "meta-loss averaged over dead tasks too",
         "methods/meta_loss.py",
-        "torch.where(alive, losses, 0).sum(0) / alive.sum(0)",
-        "torch.where(alive, losses, 0).sum(0) / (len(alive) * alive.any(0))",
+        "means = sums.sum(0) / counts.sum(0)",
+        "means = sums.sum(0) / (len(counts) * counts.any(0))",
         REPLAY,
     ),
     Fault(
         "share of diverged tasks as of the window's start",
         "methods/meta_loss.py",
-        "float(record.alive[:, -1].double().mean())",
-        "float(record.alive[:, 0].double().mean())",
+        "float(alive.double().mean())",
+        'float(by_task["alive"][:, 0].double().mean())',
         REPLAY,
     ),
     Fault(
@@ -605,8 +605,8 @@ FAULTS = [
     Fault(
         "log not rewound on resume",
         "outer_loop.py",
-        '        self.log.rewind(metadata["log_position"])\n',
-        "",
+        '            self._rewind(self.log, path, metadata["log_position"])\n',
+        "            pass\n",
         metatrain("events_stand_in_the_log_once_and_in_order"),
     ),
     Fault(
@@ -668,8 +668,8 @@ FAULTS = [
     Fault(
         "every trajectory meets the same tasks",
         "outer_loop.py",
-        "trajectory=self.progress.trajectory, tasks=range(plan.tasks)",
-        "tasks=range(plan.tasks)",
+        "trajectory=self.progress.trajectory, tasks=tasks)",
+        "tasks=tasks)",
         metatrain("skipped_windows_are_counted_and_change_nothing"),
     ),
     Fault(
