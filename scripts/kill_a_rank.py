@@ -44,9 +44,11 @@ def mark(directory: Path, rank: int) -> Path:
 
 def start(directory: Path, run: tuple[int, int]) -> subprocess.Popen:
     directory.mkdir(exist_ok=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), "--max-restarts", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
     options = ["--child", str(directory), "--trajectories", str(run[0]), "--seed", str(run[1])]
-    return subprocess.Popen([*launch, __file__, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*launch, "--max-restarts", "1", __file__, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def strike(torchrun: subprocess.Popen, directory: Path, windows: int, rank: int) -> None:

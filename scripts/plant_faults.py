@@ -52,6 +52,7 @@ CURRICULUM = ("tests/test_horizons.py", "tests/methods/test_imitation.py")
 KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "tests/kernels/test_select.py")
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
+SHARED = ("tests/test_ranks.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
 HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
@@ -891,6 +892,56 @@ FAULTS = [
         'rng.child("horizon").over((0,)).generators()',
         'rng.child("horizon").over(rng.tasks[-1:]).generators()',
         ("tests/test_horizons.py",),
+    ),
+    # Several processes.
+    Fault(
+        "uneven shares of the tasks weighed alike",
+        "ranks.py",
+        "weights = [size / tasks for size in self._sizes(tasks)]",
+        "weights = [1 / self.count] * self.count",
+        SHARED,
+    ),
+    Fault(
+        "all processes run the first tasks",
+        "ranks.py",
+        "return range(start, start + sizes[self.rank])",
+        "return range(sizes[self.rank])",
+        SHARED,
+    ),
+    Fault(
+        "tasks of the last process before those of the first",
+        "ranks.py",
+        "torch.cat(tables)",
+        "torch.cat(tables[::-1])",
+        SHARED,
+    ),
+    Fault(
+        "copies of tasks taken for tasks",
+        "ranks.py",
+        "leaf.unflatten(0, (-1, tasks))[:, share].flatten(0, 1) for",
+        "leaf.unflatten(0, (tasks, -1))[share].flatten(0, 1) for",
+        SHARED,
+    ),
+    Fault(
+        "each process draws a mixture's family for its own tasks",
+        "sources.py",
+        "family = self.family.member(rng.over((0,)))",
+        "family = self.family",
+        SHARED,
+    ),
+    Fault(
+        "a trajectory ends where the tasks of one process have died",
+        "outer_loop.py",
+        "or not someone_alive:",
+        "or not bool(survivors.any()):",
+        SHARED,
+    ),
+    Fault(
+        "a signal stops the process that gets it alone",
+        "outer_loop.py",
+        "someone_alive, self.stopping = self.ranks.any(bool(survivors.any()), self.stop.is_set())",
+        "(someone_alive,), self.stopping = self.ranks.any(bool(survivors.any())), self.stop.is_set()",
+        SHARED,
     ),
     # Curriculum, imitation, self-improving.
     Fault(

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 
 import l2o
+from l2o.cli.main import main
 from l2o.ranks import ALONE, Ranks
 
 Found = dict[str, Any]
@@ -82,6 +83,25 @@ class Acting(l2o.Quadratics):
         if rng.trajectory == 1 and rng.step == 1 and "train" in rng.names and os.environ.get("RANK") == str(self.rank):
             self.act()
         return {}
+
+
+class Fatal(l2o.Quadratics):
+    """Quadratics that kill the second process in the third trajectory, once, if KILLED names a file that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def batch_indices(self, instance, rng):
+        mark = Path(os.environ.get("KILLED", "."))
+        if os.environ["RANK"] == "1" and rng.trajectory == 2 and rng.step == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+COMMAND = ["train", "--task", "shared_runs:Fatal", "--optimizer", "dm-quadratics", "--trajectories", "4",
+           "--tasks", "3", "--horizon", "6", "--window", "3", "--validation-tasks", "2", "--validation-last", "2",
+           "--validate-every", "2", "--checkpoint-every", "1"]  # fmt: skip
 
 
 def run(ranks: Ranks = ALONE, directory: Path | None = None, *, stop_at: int | None = None, **options: Any) -> Found:
@@ -234,12 +254,21 @@ CASES: dict[str, Callable[[Ranks, Path], Found]] = {
     **{function.__name__: function for function in _CASES},
     **{f"killed {name}": partial(killed, name=name) for name in KILLED},
 }
+
+
+def command(folder: Path) -> Found:
+    """The whole of what torchrun starts."""
+    return {"status": main([*COMMAND, "--out", str(folder / "command")])}
+
+
 TIMEOUTS = {"silent": 5.0}
 
 
 def attempt(name: str, folder: Path) -> Found:
     """What came of a case, among processes that meet for it anew: after an error they have parted."""
     begin = time.monotonic()
+    if name == "command":
+        return command(folder)
     try:
         with l2o.joined(timeout=TIMEOUTS.get(name, 120.0)) as ranks:
             return CASES[name](ranks, folder)
@@ -247,7 +276,7 @@ def attempt(name: str, folder: Path) -> Found:
         return {"error": type(error).__name__, "words": str(error), "seconds": time.monotonic() - begin}
 
 
-def main(folder: Path, ports: dict[str, str]) -> None:
+def run_cases(folder: Path, ports: dict[str, str]) -> None:
     torch.set_num_threads(1)
     for name, port in ports.items():
         os.environ["MASTER_PORT"] = port
@@ -255,4 +284,4 @@ def main(folder: Path, ports: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), dict(argument.split("=") for argument in sys.argv[2:]))
+    run_cases(Path(sys.argv[1]), dict(argument.split("=") for argument in sys.argv[2:]))

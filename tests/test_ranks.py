@@ -7,19 +7,21 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import shared_runs
 import torch
-from shared_runs import CASES, KILLED, METHODS, PLAN, RUNS, run
+from shared_runs import CASES, COMMAND, KILLED, METHODS, PLAN, RUNS, run
 
 import l2o
 from l2o import checkpoint
 from l2o.cli.main import main
 from l2o.errors import ArgumentError, CheckpointError, RankError
 from l2o.methods.guided_policy.search import GuidedPolicySearch
-from l2o.ranks import Ranks
+from l2o.ranks import Ranks, agreed_name
 
 TESTS = Path(__file__).parent
 
@@ -57,7 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, dict]]:
     order = ["runs", "again", *(name for name in CASES if name.startswith("killed")), "resumed"]
-    return start(folder, [*order, *(name for name in CASES if name not in order)], processes=2)
+    others = [name for name in CASES if name not in [*order, "few"]]
+    return start(folder, [*order, *others, "command"], processes=2)
 
 
 @pytest.fixture(scope="module")
@@ -279,60 +282,52 @@ def test_processes_that_do_not_meet_say_so(monkeypatch):
         pass
 
 
+def test_processes_of_today_agree_on_a_name_though_the_board_is_full_of_dead_ones():
+    board, used = torch.distributed.HashStore(), set()
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):  # in which they come, each time anew
+        with ThreadPoolExecutor(3) as threads:
+            coming = []
+            for rank in order:
+                coming.append(threads.submit(agreed_name, board, rank, 3, timeout=60.0))
+                time.sleep(0.1)
+            (name,) = {each.result() for each in coming}
+        assert name not in used
+        used.add(name)
+    with pytest.raises(TimeoutError, match="waited 0 seconds for the others"):
+        agreed_name(board, 1, 3, timeout=0.1)
+
+
 def test_a_command_that_does_not_share_its_work_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["list"]) == 1
     assert "only l2o train shares its work among several" in " ".join(capsys.readouterr().err.split())
 
 
-FATAL = """
-import os
-import signal
-from pathlib import Path
-
-import l2o
-
-
-class Fatal(l2o.Quadratics):
-    def __init__(self):
-        super().__init__(3)
-
-    def batch_indices(self, instance, rng):
-        fatal = os.environ["RANK"] == "1" and rng.trajectory == 2 and rng.step == 1
-        if fatal and not Path("killed").exists():
-            Path("killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {}
-"""
-
-
-def test_torchrun_starts_a_run_again_that_lost_a_process_and_it_ends_with_the_same_bits(tmp_path):
-    (tmp_path / "fatal.py").write_text(FATAL)
-    options = ["train", "--task", "fatal:Fatal", "--optimizer", "dm-quadratics", "--trajectories", "4", "--tasks", "3",
-               "--horizon", "6", "--window", "3", "--validation-tasks", "2", "--validation-last", "2",
-               "--validate-every", "2", "--checkpoint-every", "1"]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    outputs = []
-    for name in ("killed", "whole"):  # the second finds the first's mark, and nobody is killed
-        done = subprocess.run(
-            [*torchrun, "-m", "l2o", *options, "--out", f"runs/{name}"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        outputs.append(done.stdout + done.stderr)
+def test_torchrun_starts_a_run_again_that_lost_a_process_and_it_ends_with_the_same_bits(folder, two, tmp_path):
+    assert [found["command"] for found in two] == [{"status": 0}] * 2
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "--max-restarts", "1", "-m", "l2o", *COMMAND, "--out", str(tmp_path / "run")],
+        env={
+            **os.environ,
+            "KILLED": str(tmp_path / "killed"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "killed").exists()
-    assert ["exitcode: -9" in output for output in outputs] == [True, False]
-    assert [output.count("Wrote") for output in outputs] == [1, 1]  # by the first process alone
+    assert "exitcode: -9" in done.stderr
+    assert done.stdout.count("Wrote") == 1  # by the first process alone
     (killed, about_killed), (whole, about_whole) = (
-        checkpoint.read(tmp_path / "runs" / name / "checkpoint.safetensors", kind="checkpoint")
-        for name in ("killed", "whole")
+        checkpoint.read(path / "checkpoint.safetensors", kind="checkpoint")
+        for path in (tmp_path / "run", folder / "command")
     )
     torch.testing.assert_close(killed, whole, rtol=0, atol=0)
     for about in (about_killed, about_whole):
         assert about["progress"].pop("seconds") > 0
     assert about_killed == about_whole
-    logs = [(tmp_path / "runs" / name / "events.jsonl").read_text() for name in ("killed", "whole")]
+    logs = [(path / "events.jsonl").read_text() for path in (tmp_path / "run", folder / "command")]
     assert logs[0] == logs[1]

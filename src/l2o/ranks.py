@@ -1,6 +1,8 @@
 """Several processes of one run: which tasks each of them takes, and how what they found comes together."""
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -184,13 +186,16 @@ def joined(*, timeout: float = 600.0) -> Iterator[Ranks]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    from torch.distributed.rendezvous import rendezvous  # not every build of torch has it
+    # Not every build of torch has these.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     wait = timedelta(seconds=timeout)
     try:
-        board, rank, _ = next(rendezvous("env://", timeout=wait))
+        common, rank, _ = next(rendezvous("env://", timeout=wait))
+        board = PrefixStore(agreed_name(common, rank, count, timeout=timeout), common)
         distributed.init_process_group("gloo", store=board, rank=rank, world_size=count, timeout=wait)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TimeoutError) as error:
         raise RankError(f"the {count} processes of a run did not meet; start them with torchrun ({error})") from error
     try:
         yield Ranks(rank, count, board)
@@ -202,6 +207,37 @@ def joined(*, timeout: float = 600.0) -> Iterator[Ranks]:
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def agreed_name(board: "Store", rank: int, count: int, *, timeout: float) -> str:
+    """A name that the processes of today agree on, and no process that is dead ever had.
+
+    torchrun keeps one board through all its restarts, so that the addresses which dead processes left there would be
+    taken for those of the living. Here each writes a name of its own; the first publishes all that it sees, until every
+    other one has found its own among them and has said so with the name of the first, which is the result.
+
+    Raises:
+        TimeoutError: the others do not come.
+    """
+    mine, deadline = uuid.uuid4().hex, time.monotonic() + timeout
+    board.set(f"name/{rank}", mine)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            board.set("names", " ".join([mine, *(_read(board, f"name/{other}") for other in range(1, count))]))
+            if all(_read(board, f"agreed/{other}") == mine for other in range(1, count)):
+                return mine
+        else:
+            first, *others = _read(board, "names").split(" ")
+            if mine in others:
+                board.set(f"agreed/{rank}", first)
+                return first
+        time.sleep(0.01)
+    raise TimeoutError(f"waited {timeout:.0f} seconds for the others")
+
+
+def _read(board: "Store", key: str) -> str:
+    """What stands on a board; nothing before somebody has written it."""
+    return board.get(key).decode() if board.check([key]) else ""
 
 
 def _packed(tree: Mapping[str, Tensor], tasks: int) -> Tensor:

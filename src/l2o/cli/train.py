@@ -32,7 +32,7 @@ class Train:
     Under torchrun several processes share the tasks, see docs/multi_process.md; the first of them writes the files.
 
     Example: l2o train --task mlp --data mnist --optimizer rnnprop --objective log --out runs/mnist
-    Example: torchrun --nproc-per-node 2 -m l2o train --task mlp --tasks 8 --out runs/shared
+    Example: torchrun --standalone --nproc-per-node 2 -m l2o train --task mlp --tasks 8 --out runs/shared
     """
 
     task: tyro.conf.OmitArgPrefixes[TrainingTaskOptions] = field(default_factory=TrainingTaskOptions)
