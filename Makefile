@@ -86,6 +86,7 @@ docs: $(DOCS_STAMP)  ## the site in build/site, every link checked
 
 evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
 	$(BIN)/python scripts/kill_and_resume.py
+	$(BIN)/python scripts/kill_a_rank.py
 	$(BIN)/python scripts/corrupt_files.py
 	$(BIN)/python scripts/plant_faults.py
 	$(BIN)/python scripts/compare_backends.py

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import candidates, control, memory, schedules
+from benchmarks import candidates, control, memory, processes, schedules
 from benchmarks.measurements import (
     ADAM_FOREACH,
     ADAM_FUSED,
@@ -23,9 +23,11 @@ from benchmarks.measurements import (
     MANY_RUNS,
     NATIVE,
     OBSERVED,
+    ONE_PROCESS,
     ONE_RUN,
     PLAIN,
     PRODUCT,
+    TWO_PROCESSES,
     UNCHUNKED,
     Measurements,
     Outcome,
@@ -99,6 +101,14 @@ def plan(size: Size, threads: int, most_threads: int) -> Plan:
     entrants = (Candidate(LQG, "torch", 1, control.lqg, size.lqg),)
     title = f"LQG of {control.GROUPS} groups with {states} states"
     contests["methods", "LQG"] = Contest(title, 0, steps, size.rounds, entrants)
+    entrants = tuple(
+        Candidate(name, "torch", count, processes.training, (count, size))
+        for name, count in ((ONE_PROCESS, 1), (TWO_PROCESSES, 2))
+    )
+    trajectories, windows, tasks = size.shared
+    title = f"meta-training of L2O-DM on {tasks} tasks of MLP-orig, one thread for each process"
+    steps = trajectories * windows * size.steps
+    contests["methods", "processes"] = Contest(title, 0, steps, size.rounds, entrants)
     return Plan(contests, notes)
 
 

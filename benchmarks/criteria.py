@@ -12,9 +12,11 @@ from benchmarks.measurements import (
     MANY_RUNS,
     NATIVE,
     OBSERVED,
+    ONE_PROCESS,
     ONE_RUN,
     PLAIN,
     PRODUCT,
+    TWO_PROCESSES,
     UNCHUNKED,
     Measurements,
     Outcome,
@@ -206,6 +208,7 @@ class Cheap(Criterion):
     way: str
     base: str
     threshold: float
+    part: Literal["schedules", "methods"] = "schedules"
     sense = "at most"
 
     @property
@@ -217,7 +220,7 @@ class Cheap(Criterion):
         return f"median over rounds of time({self.way}) / time({self.base}) <= {self.threshold:g}"
 
     def measure(self, found: Measurements) -> tuple[Spread, str] | str:
-        outcome = found.schedules.get(self.contest)
+        outcome = getattr(found, self.part).get(self.contest)
         if outcome is None:
             return "not part of this run"
         if not {self.way, self.base} <= outcome.milliseconds.keys():
@@ -277,6 +280,14 @@ CRITERIA: tuple[Criterion, ...] = (
         MANY_RUNS,
         ONE_RUN,
         3.2,
+    ),
+    Cheap(
+        "processes",
+        "Two processes that share the tasks of a meta-training take at most 0.6 of the time of one",
+        TWO_PROCESSES,
+        ONE_PROCESS,
+        0.6,
+        "methods",
     ),
     Prompt("LQG", "LQG of 4 groups, 77 states and 400 steps: both passes on one thread", LQG, 3.0),
 )

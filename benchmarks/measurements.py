@@ -20,6 +20,7 @@ PRODUCT = "matrix product"
 PLAIN, OBSERVED, IN_TURN, LEARNED = "plain loop", "observed", "following turns", "following a controller"
 ONE_RUN, MANY_RUNS = "one run", "32 runs as one batch"
 LQG = "backward and forward pass"
+ONE_PROCESS, TWO_PROCESSES = "one process", "two processes"
 
 
 @dataclass(frozen=True)

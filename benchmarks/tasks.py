@@ -51,6 +51,7 @@ class Size:
         gan_batch: images in a minibatch of the GAN.
         replica_steps: steps of the regression's runs.
         lqg: states and steps of a control step.
+        shared: trajectories, windows of each, and tasks of the meta-training that processes share.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Size:
     gan_batch: int
     replica_steps: int
     lqg: tuple[int, int]
+    shared: tuple[int, int, int]
 
 
 FULL = Size(
@@ -101,6 +103,7 @@ FULL = Size(
     gan_batch=64,
     replica_steps=100,
     lqg=(77, 400),
+    shared=(2, 3, 4),
 )
 
 QUICK = Size(
@@ -129,6 +132,7 @@ QUICK = Size(
     gan_batch=4,
     replica_steps=3,
     lqg=(5, 4),
+    shared=(1, 2, 2),
 )
 
 

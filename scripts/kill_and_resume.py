@@ -9,7 +9,7 @@ run's.
 
 The kills are spread evenly: one random moment in each of as many equal parts of the run. A quarter of them are aimed at
 a checkpoint's save and a quarter at a validation. To be hit, the child says what it is at: it wraps `checkpoint.write`
-and the outer loop's `run_curves` so that a marker file exists while they run, and delays both a little, a save also
+and the `run_curves` of validations so that a marker file exists while they run, and delays both a little, a save also
 before each of its two `os.fsync`, so that kills fall before, during and after the replacement of the old checkpoint.
 
 After each kill the checkpoint on disk must be whole (or not there yet), and the run may have lost at most the windows
@@ -38,7 +38,8 @@ from unittest.mock import patch
 import torch
 
 import l2o
-from l2o import checkpoint, trees
+from l2o import checkpoint, sources, trees
+from l2o.ranks import ALONE
 
 HORIZON = l2o.ConstantHorizon(100, 20)
 AIMS = ("saving", "validating")  # what the child announces, each by a marker file of this name
@@ -46,10 +47,13 @@ LASTS = {"saving": 3, "validating": 1}  # delays within each; a kill that comes 
 DELAY = 0.05  # seconds by which the child delays what it announces, and each fsync
 
 
-def train(trajectories: int, seed: int, directory: Path | None, *listeners: Callable) -> l2o.MetaTrained:
+def train(
+    trajectories: int, seed: int, directory: Path | None, *listeners: Callable, ranks: l2o.Ranks = ALONE
+) -> l2o.MetaTrained:
     family = l2o.MLPClassifier(l2o.load_dataset("digits", "train"), hidden=(3,), batch=16)
     optimizer, method = l2o.RNNprop.lv(seed=seed), l2o.Imitation(teachers={"adam": l2o.Adam(0.01)}, ratio=0.5)
-    return l2o.metatrain(optimizer, family, method, plan(trajectories, seed), directory=directory, listeners=listeners)
+    settings = plan(trajectories, seed)
+    return l2o.metatrain(optimizer, family, method, settings, directory=directory, listeners=listeners, ranks=ranks)
 
 
 def plan(trajectories: int, seed: int) -> l2o.Plan:
@@ -72,10 +76,9 @@ def trajectories_in(seconds: float, seed: int) -> int:
 
 def child(directory: Path, trajectories: int, seed: int) -> None:
     """The command that is killed and started again."""
-    module = sys.modules["l2o.metatrain"]  # the attribute `l2o.metatrain` is the function
     with (
         patch.object(checkpoint, "write", announced(checkpoint.write, directory / "saving")),
-        patch.object(module, "run_curves", announced(module.run_curves, directory / "validating")),
+        patch.object(sources, "run_curves", announced(sources.run_curves, directory / "validating")),
         patch.object(os, "fsync", announced(os.fsync, directory / "synchronising")),
     ):
         trained = train(trajectories, seed, directory)
@@ -118,14 +121,17 @@ def strike(process: subprocess.Popen, directory: Path, windows: int, aim: str, m
 
 
 def windows_logged(directory: Path) -> int:
-    """The number in the last whole line of the event log."""
+    """How many windows the event log tells of in whole lines."""
     log = directory / "events.jsonl"
     if not log.exists():
         return 0
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().split(b"\n")
-    return json.loads(lines[-2])["windows"] if len(lines) > 2 else 0
+    if len(lines) < 3:
+        return 0
+    last = json.loads(lines[-2])
+    return last["windows"] + (last["kind"] in ("window", "skipped"))  # an event has the windows before it
 
 
 def kill_and_resume(directory: Path, run: tuple[int, int], kills: int, windows: int, interval: int) -> Counter:

@@ -52,6 +52,7 @@ CURRICULUM = ("tests/test_horizons.py", "tests/methods/test_imitation.py")
 KERNELS = ("tests/kernels/test_accuracy.py", "tests/kernels/test_native.py", "tests/kernels/test_select.py")
 CHECKPOINT = ("tests/test_checkpoint.py",)
 STREAMS = ("tests/test_rng.py",)
+SHARED = ("tests/test_ranks.py",)
 LEARNED = ("tests/optimizers/test_learned.py",)
 HIERARCHICAL = ("tests/optimizers/test_hierarchical.py",)
 WEIGHTS = ("tests/optimizers/test_weights.py",)
@@ -325,15 +326,15 @@ FAULTS = [
     Fault(
         "meta-loss averaged over dead tasks too",
         "methods/meta_loss.py",
-        "torch.where(alive, losses, 0).sum(0) / alive.sum(0)",
-        "torch.where(alive, losses, 0).sum(0) / (len(alive) * alive.any(0))",
+        "means = sums.sum(0) / counts.sum(0)",
+        "means = sums.sum(0) / (len(counts) * counts.any(0))",
         REPLAY,
     ),
     Fault(
         "share of diverged tasks as of the window's start",
         "methods/meta_loss.py",
-        "float(record.alive[:, -1].double().mean())",
-        "float(record.alive[:, 0].double().mean())",
+        "float(alive.double().mean())",
+        'float(by_task["alive"][:, 0].double().mean())',
         REPLAY,
     ),
     Fault(
@@ -716,8 +717,8 @@ FAULTS = [
     Fault(
         "log not rewound on resume",
         "outer_loop.py",
-        '        self.log.rewind(metadata["log_position"])\n',
-        "",
+        '            self._rewind(self.log, path, metadata["log_position"])\n',
+        "            pass\n",
         metatrain("events_stand_in_the_log_once_and_in_order"),
     ),
     Fault(
@@ -779,8 +780,8 @@ FAULTS = [
     Fault(
         "every trajectory meets the same tasks",
         "outer_loop.py",
-        "trajectory=self.progress.trajectory, tasks=range(plan.tasks)",
-        "tasks=range(plan.tasks)",
+        "trajectory=self.progress.trajectory, tasks=tasks)",
+        "tasks=tasks)",
         metatrain("skipped_windows_are_counted_and_change_nothing"),
     ),
     Fault(
@@ -1002,6 +1003,56 @@ FAULTS = [
         'rng.child("horizon").over((0,)).generators()',
         'rng.child("horizon").over(rng.tasks[-1:]).generators()',
         ("tests/test_horizons.py",),
+    ),
+    # Several processes.
+    Fault(
+        "uneven shares of the tasks weighed alike",
+        "ranks.py",
+        "weights = [size / tasks for size in self._sizes(tasks)]",
+        "weights = [1 / self.count] * self.count",
+        SHARED,
+    ),
+    Fault(
+        "all processes run the first tasks",
+        "ranks.py",
+        "return range(start, start + sizes[self.rank])",
+        "return range(sizes[self.rank])",
+        SHARED,
+    ),
+    Fault(
+        "tasks of the last process before those of the first",
+        "ranks.py",
+        "torch.cat(tables)",
+        "torch.cat(tables[::-1])",
+        SHARED,
+    ),
+    Fault(
+        "copies of tasks taken for tasks",
+        "ranks.py",
+        "leaf.unflatten(0, (-1, tasks))[:, share].flatten(0, 1) for",
+        "leaf.unflatten(0, (tasks, -1))[share].flatten(0, 1) for",
+        SHARED,
+    ),
+    Fault(
+        "each process draws a mixture's family for its own tasks",
+        "sources.py",
+        "family = self.family.member(rng.over((0,)))",
+        "family = self.family",
+        SHARED,
+    ),
+    Fault(
+        "a trajectory ends where the tasks of one process have died",
+        "outer_loop.py",
+        "or not someone_alive:",
+        "or not bool(survivors.any()):",
+        SHARED,
+    ),
+    Fault(
+        "a signal stops the process that gets it alone",
+        "outer_loop.py",
+        "someone_alive, self.stopping = self.ranks.any(bool(survivors.any()), self.stop.is_set())",
+        "(someone_alive,), self.stopping = self.ranks.any(bool(survivors.any())), self.stop.is_set()",
+        SHARED,
     ),
     # Curriculum, imitation, self-improving.
     Fault(

@@ -23,8 +23,10 @@ from benchmarks.measurements import (
     JAX_CHECKPOINT,
     LQG,
     NATIVE,
+    ONE_PROCESS,
     PLAIN,
     PRODUCT,
+    TWO_PROCESSES,
     UNCHUNKED,
     Measurements,
     Outcome,
@@ -32,7 +34,7 @@ from benchmarks.measurements import (
 from benchmarks.memory import extra_megabytes
 from benchmarks.tasks import FULL, QUICK, Workload
 from benchmarks.timing import Call, Candidate, prepare, race, ratios
-from benchmarks.workers import LeftOutError, Worker
+from benchmarks.workers import LeftOutError, Worker, cores
 from l2o.evaluation.verdicts import read_verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +121,7 @@ def test_a_machine_without_a_kernel_gets_tables_that_say_so(found: Measurements,
         for verdict, each in zip(verdicts, CRITERIA, strict=True)
         if not isinstance(each, Equal | Cheap | Prompt)
     ]
-    assert [verdict.passed for verdict in engine] == [False] * (len(CRITERIA) - 4)
+    assert [verdict.passed for verdict in engine] == [False] * (len(CRITERIA) - 5)
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
@@ -192,8 +194,18 @@ def test_what_schedules_cost_is_judged_round_by_round_and_absent_from_older_runs
     assert criterion.judge(replace(found, schedules={})).note == "not part of this run"
 
 
+def test_processes_that_share_a_training_are_timed_where_there_are_cores(found: Measurements) -> None:
+    contest, criterion = found.methods["processes"], next(each for each in CRITERIA if "share" in each.claim)
+    expected = {ONE_PROCESS, TWO_PROCESSES} if cores() > 1 else {ONE_PROCESS}
+    assert {name: len(times) for name, times in contest.milliseconds.items()} == dict.fromkeys(expected, QUICK.rounds)
+    for milliseconds, passed in ((5.9, True), (6.1, False)):
+        both = outcome({ONE_PROCESS: [10.0, 20.0], TWO_PROCESSES: [milliseconds, 2 * milliseconds]})
+        assert criterion.judge(replace(found, methods={"processes": both})).passed == passed
+    assert criterion.judge(replace(found, methods={})).note == "not part of this run"
+
+
 def test_what_a_control_step_costs_is_judged_in_seconds_and_absent_from_older_runs(found: Measurements) -> None:
-    assert [len(times) for one in found.methods.values() for times in one.milliseconds.values()] == [QUICK.rounds]
+    assert len(found.methods["LQG"].milliseconds[LQG]) == QUICK.rounds
     assert FULL.lqg == (77, 400)  # as the claim says
     criterion = Prompt("LQG", "both passes", LQG, 3.0)
     verdict = criterion.judge(replace(found, methods={"LQG": outcome({LQG: [2800.0, 2900.0, 9000.0]})}))

@@ -32,6 +32,14 @@ def test_a_run_killed_three_times_ends_with_the_same_bits():
 
 
 @pytest.mark.slow
+def test_a_shared_run_that_loses_three_processes_ends_with_the_same_bits():
+    lines = run("kill_a_rank.py", "--trajectories", "6", "--kills", "3")
+    assert sum("torchrun starts again" in line for line in lines) == 2
+    assert sum("torchrun gave up" in line for line in lines) == 1
+    assert lines[-1] == "PASSED: 3 kills of one of 2 processes; different at the end: nothing"
+
+
+@pytest.mark.slow
 def test_the_score_network_for_digits_is_trained_again(tmp_path):
     (line,) = run("train_score_networks.py", "digits", "--folder", str(tmp_path))
     assert line.startswith("score network digits, test accuracy 0.98")

@@ -24,6 +24,7 @@ from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.small_fc import SmallFC
 from l2o.outer_loop import Plan
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
+from l2o.ranks import Ranks, joined
 from l2o.rng import Stream
 from l2o.schedules.architectures import load_schedule
 from l2o.schedules.base import Schedule
@@ -106,6 +107,7 @@ __all__ = [
     "RMSprop",
     "RNNprop",
     "RandomHorizon",
+    "Ranks",
     "RatesInTime",
     "Recorded",
     "ReplicatedLosses",
@@ -123,6 +125,7 @@ __all__ = [
     "Unrolled",
     "distill",
     "follow",
+    "joined",
     "lightning_callback",
     "load",
     "load_card",

@@ -99,11 +99,19 @@ def read(path: Path, *, kind: str) -> tuple[Tree, dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated, altered, of another kind or of another version.
     """
+    return parse(read_bytes(path), kind=kind, source=str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, for `parse`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
-        blob = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    return parse(blob, kind=kind, source=str(path))
 
 
 def parse(blob: bytes, *, kind: str, source: str) -> tuple[Tree, dict[str, Any]]:

@@ -50,6 +50,10 @@ class InterruptedRunError(L2OError, InterruptedError):
     """A meta-training was stopped by a signal; the same command goes on from its checkpoint."""
 
 
+class RankError(L2OError, RuntimeError):
+    """Another process of a run failed, was killed, or cannot be reached."""
+
+
 class MissingLossError(L2OError, ValueError):
     """A rule that reads the loss was stepped without one."""
 

@@ -10,6 +10,7 @@ from l2o.events import Listener
 from l2o.methods.base import OptimizerMethod
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.outer_loop import Finished, Plan
+from l2o.ranks import ALONE, Ranks
 from l2o.sources import Optimizees
 from l2o.tasks.base import TaskFamily
 
@@ -44,12 +45,16 @@ def metatrain(
     listeners: Sequence[Listener] = (),
     keep_every: int | None = None,
     accept_changed_environment: bool = False,
+    ranks: Ranks = ALONE,
 ) -> MetaTrained:
     """Meta-trains `optimizer` in place and leaves it with the meta-parameters of the best validation.
 
     With a `directory`, the run is checkpointed there (`checkpoint.safetensors`) and logged (`events.jsonl`); called
     again with the same arguments it goes on where the checkpoint was taken, and the end is bit for bit that of an
     uninterrupted run. SIGINT and SIGTERM end it cleanly at the next window, with a checkpoint.
+
+    Several processes that call it alike, each with its `ranks`, share the tasks: each runs its part of every trajectory
+    and every validation, the meta-gradient is the mean over all tasks, and all end with the same meta-parameters.
 
     Args:
         optimizer: what is trained; must have meta-parameters.
@@ -63,8 +68,10 @@ def metatrain(
         keep_every: every so many trajectories are a part of the run, and the best validation of each part, by itself,
             is kept as weights `best-TRAJECTORIES.safetensors` in the directory, named after the part's end; None to
             keep nothing but the best of all. Meant for a horizon of one stage.
-        accept_changed_environment: resume although the number of threads, the torch version or the back end changed;
-            the result then differs in its last bits.
+        accept_changed_environment: resume although the number of threads or processes, the torch version or the back
+            end changed; the result then differs in its last bits, and an event "environment" says what changed.
+        ranks: of several processes, from `joined`; one that is alone by default. The first of them alone writes to the
+            directory and has listeners.
 
     Raises:
         ArgumentError: optimizer, family, method and plan do not fit each other; nothing has run yet.
@@ -73,6 +80,7 @@ def metatrain(
         CheckpointError: the directory holds the checkpoint of another run, a damaged one, or one of a run that kept
             other parts.
         InUseError: another run is at work in the directory.
+        RankError: another process failed or was lost.
 
     Example:
         >>> import l2o
@@ -93,6 +101,7 @@ def metatrain(
         listeners=listeners,
         keep_every=keep_every,
         accept_changed_environment=accept_changed_environment,
+        ranks=ranks,
     )
     return MetaTrained(**vars(finished), optimizer=optimizer)
 

@@ -16,13 +16,14 @@ import torch
 
 from l2o import checkpoint, trees
 from l2o.agent import Agent, Backend
-from l2o.errors import ArgumentError, CheckpointError, DivergedError
+from l2o.errors import ArgumentError, CheckpointError, DivergedError, RankError
 from l2o.events import Event, JsonLines, Listener
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon, Stage, Standing
 from l2o.kernels.select import backend_name, checked
 from l2o.meta_optimizer import MetaAdam, MetaOptimizer, MetaSettings, global_norm, is_finite, snapshot
 from l2o.methods.base import AgentT, Estimate, Method, ProcessT, Trajectory
 from l2o.provenance import source_commit
+from l2o.ranks import ALONE, Ranks
 from l2o.rng import Stream
 from l2o.sources import Source
 from l2o.trees import Tree
@@ -37,7 +38,7 @@ class Plan:
         trajectories: number of trajectories ("meta-epochs" in the papers).
         horizon: inner steps of a trajectory, and inner steps between meta-updates; a `Curriculum` lets them grow, a
             `RandomHorizon` draws them.
-        tasks: tasks in one trajectory; the meta-gradient is their mean.
+        tasks: tasks in one trajectory, of all processes together; the meta-gradient is their mean.
         meta_optimizer: how the meta-parameters are stepped: `MetaAdam` or `MetaRMSprop`.
         validate_every: trajectories between validations; of a curriculum, the length of a period.
         validation_tasks: tasks of a validation, always the same ones.
@@ -147,6 +148,7 @@ def run(
     listeners: Sequence[Listener] = (),
     keep_every: int | None = None,
     accept_changed_environment: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Finished:
     """Meta-trains `agent` in place and leaves it with the meta-parameters of the best validation.
 
@@ -154,8 +156,13 @@ def run(
     """
     if keep_every is not None and (keep_every < 1 or directory is None):
         raise ArgumentError(f"keep_every is {keep_every} and directory {directory}; pass at least 1, and a directory")
-    with checkpoint.held(directory) if directory else nullcontext(), _stop_requested() as stop:
-        return _Run(agent, source, method, plan, directory, listeners, keep_every, accept_changed_environment).go(stop)
+    if ranks.count > 1:
+        _check_shared(method, plan, ranks)
+    if not ranks.leads:
+        directory, listeners, keep_every = None, (), None
+    with checkpoint.held(directory) if directory else nullcontext(), _stop_requested(ranks) as stop:
+        start = _Run(agent, source, method, plan, directory, listeners, keep_every, accept_changed_environment, ranks)
+        return start.go(stop)
 
 
 @dataclass
@@ -196,11 +203,12 @@ class _Run(Generic[AgentT, ProcessT]):
         listeners: Sequence[Listener],
         keep_every: int | None,
         accept_changed_environment: bool,
+        ranks: Ranks,
     ) -> None:
         self.agent = agent.to(plan.device, plan.torch_dtype)
         if plan.backend != "auto":
             agent.backend = plan.backend
-        self.source, self.method, self.plan = source, method, plan
+        self.source, self.method, self.plan, self.ranks = source, method, plan, ranks
         self.meta_optimizer = MetaOptimizer(self.agent, plan.meta_optimizer, method.moments)
         self.progress = _Progress(standing=plan.horizon.begin())
         self.best_parameters, self.best_moments = snapshot(self.agent), self.meta_optimizer.tree()
@@ -208,26 +216,31 @@ class _Run(Generic[AgentT, ProcessT]):
         self.memory: Tree = {}
         self.keep_every = keep_every
         self.identity = _identity(self.agent, source, method, plan)
+        self.stopping = False
+        if ranks.count > 1:
+            self._check_alike()
         self.log = JsonLines(directory / "events.jsonl") if directory else None
         self.listeners = [*([self.log] if self.log else []), *listeners]
         self.path = directory / "checkpoint.safetensors" if directory else None
         if self.path:
             for litter in self.path.parent.glob(f".{self.path.name}.*"):  # of a run killed while it saved
                 litter.unlink()
-        if self.path and self.path.exists():
-            self._resume(self.path, accept_changed_environment)
-            self._check_kept(self.path)
+        saved = ranks.first(self._saved)
+        if saved:
+            self._resume(saved, accept_changed_environment)
         elif self.log:
             self.log.rewind(0)
 
     def go(self, stop: threading.Event) -> Finished:
         self.started = time.perf_counter() - self.progress.seconds
+        self.stop = stop
+        (self.stopping,) = self.ranks.any(stop.is_set())
         progress, plan = self.progress, self.plan
         while True:
             while progress.window == 0 and self._validation_due():
                 self._validate()
             done = progress.standing.finished or progress.trajectory == plan.trajectories
-            if done or stop.is_set():
+            if done or self.stopping:
                 break
             self._window()
             if progress.windows % plan.checkpoint_every == 0:
@@ -270,10 +283,10 @@ class _Run(Generic[AgentT, ProcessT]):
 
     def _validate(self) -> None:
         plan, progress, before, stage = self.plan, self.progress, self.progress.standing, self._stage
-        stream = Stream(plan.seed, ("validation",), tasks=range(plan.validation_tasks))
+        stream = Stream(plan.seed, ("validation",), tasks=self.ranks.share(plan.validation_tasks))
         found = self.source.validate(
             self.agent, stream, steps=stage.validation_steps, device=plan.device, dtype=plan.torch_dtype
-        )
+        ).over(self.ranks, tasks=plan.validation_tasks)
         value = float(found.values.mean())
         value = value if value == value else float("inf")
         diverged = float(found.diverged.double().mean())
@@ -292,8 +305,10 @@ class _Run(Generic[AgentT, ProcessT]):
             if plan.restore_meta_optimizer and not standing.finished:
                 self.meta_optimizer.load(self.best_moments)
         best = progress.best.value
-        numbers = {"value": value, "best": best, "diverged": diverged, **found.diagnostics}
+        further = {name: float(leaf.mean()) for name, leaf in found.diagnostics.items()}
+        numbers = {"value": value, "best": best, "diverged": diverged, **further}
         self._tell("validation", **numbers, stage=before.stage, steps=validation.steps)
+        (self.stopping,) = self.ranks.any(self.stop.is_set())
 
     def _keep(self, validation: Validation) -> None:
         """Saves the meta-parameters if their validation is the best so far of its part of the run."""
@@ -324,11 +339,12 @@ class _Run(Generic[AgentT, ProcessT]):
         steps = lengths[progress.window]
         estimate, self.trajectory = self.method.window(self.agent, self.trajectory, steps)
         at = {"trajectory": progress.trajectory, "window": progress.window, "steps": steps}
-        self._take(estimate, at)
+        self._take(None if estimate is None else estimate.over(self.ranks, tasks=plan.tasks), at)
         progress.window += 1
         progress.windows += 1
-        everyone_dead = not bool(self.trajectory.process.survivors.any())
-        if progress.window == len(lengths) or everyone_dead:
+        survivors = self.trajectory.process.survivors
+        someone_alive, self.stopping = self.ranks.any(bool(survivors.any()), self.stop.is_set())
+        if progress.window == len(lengths) or not someone_alive:
             self.memory = self.trajectory.states.get("memory", {})
             progress.trajectory, progress.window, self.trajectory = progress.trajectory + 1, 0, None
         if progress.skipped_in_a_row >= plan.patience:
@@ -372,13 +388,18 @@ class _Run(Generic[AgentT, ProcessT]):
 
     def _environment(self) -> dict[str, Any]:
         backend = backend_name(self.agent, self.plan.device, self.plan.torch_dtype)
-        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "backend": backend}
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "backend": backend,
+            "processes": self.ranks.count,
+        }
 
     @property
     def _stream(self) -> Stream:
-        """The stream of the current trajectory."""
-        plan = self.plan
-        return Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=range(plan.tasks))
+        """The stream of the current trajectory, for the tasks of this process."""
+        plan, tasks = self.plan, self.ranks.share(self.plan.tasks)
+        return Stream(plan.seed, ("train",), trajectory=self.progress.trajectory, tasks=tasks)
 
     def _begin(self) -> Trajectory[ProcessT]:
         plan, stream = self.plan, self._stream
@@ -398,6 +419,9 @@ class _Run(Generic[AgentT, ProcessT]):
 
     def _save(self) -> None:
         self.progress.seconds = time.perf_counter() - self.started
+        if self.ranks.count > 1:
+            self._check_together()
+        under_way = self._under_way()
         if self.path is None or self.log is None:
             return
         tensors = trees.join(
@@ -406,8 +430,7 @@ class _Run(Generic[AgentT, ProcessT]):
         if len(self.plan.horizon.stages) > 1:
             tensors |= trees.join(best_moments=self.best_moments)
         tensors |= trees.join(carried=self.memory)
-        if self.trajectory is not None:
-            tensors |= trees.join(process=self.trajectory.process.snapshot(), **self.trajectory.states)
+        tensors |= under_way
         metadata = {
             "identity": self.identity,
             "environment": self._environment(),
@@ -417,12 +440,31 @@ class _Run(Generic[AgentT, ProcessT]):
         }
         checkpoint.write(self.path, tensors, metadata, kind="checkpoint")
 
-    def _resume(self, path: Path, accept_changed_environment: bool) -> None:
-        tensors, metadata = checkpoint.read(path, kind="checkpoint")
+    def _under_way(self) -> Tree:
+        """The trajectory under way, of all processes together, for a checkpoint; empty between two."""
+        if self.trajectory is None:
+            return {}
+        states, common = self.trajectory.states, self.trajectory.common
+        mine = {name: state for name, state in states.items() if name not in common}
+        by_task = trees.join(process=self.trajectory.process.snapshot(), **mine)
+        everyone, _ = self.ranks.gather(by_task, tasks=self.plan.tasks)
+        return everyone | trees.join(**{name: state for name, state in states.items() if name in common})
+
+    def _saved(self) -> bytes:
+        """The checkpoint's bytes; none if there is none."""
+        return checkpoint.read_bytes(self.path) if self.path and self.path.exists() else b""
+
+    def _resume(self, saved: bytes, accept_changed_environment: bool) -> None:
+        path = self.path or Path("the first process's checkpoint")
+        tensors, metadata = checkpoint.parse(saved, kind="checkpoint", source=str(path))
         _refuse_difference(path, "run", metadata["identity"], self.identity, "use another directory, or delete it")
+        before, now = {"processes": 1, **metadata["environment"]}, self._environment()
         if not accept_changed_environment:
-            remedy = "restore it (torch.set_num_threads, --threads) or pass accept_changed_environment=True"
-            _refuse_difference(path, "environment", metadata["environment"], self._environment(), remedy)
+            remedy = (
+                "restore it (torch.set_num_threads, --threads, torchrun --nproc-per-node) or pass "
+                "accept_changed_environment=True"
+            )
+            _refuse_difference(path, "environment", before, now, remedy)
         tensors = trees.to(tensors, self.plan.device, self.plan.torch_dtype)
         self.agent.load_state_dict(trees.select(tensors, "meta"))
         self.best_parameters = trees.select(tensors, "best")
@@ -434,14 +476,44 @@ class _Run(Generic[AgentT, ProcessT]):
             fresh = self._begin()
             lengths = self.plan.horizon.lengths(self.progress.standing, self._stream)
             steps = sum(lengths[: self.progress.window])
-            process = fresh.process.restored(trees.select(tensors, "process"), steps)
-            self.trajectory = Trajectory(process, {name: trees.select(tensors, name) for name in metadata["states"]})
-        assert self.log is not None
-        if self.log.position() < metadata["log_position"]:
+            process = fresh.process.restored(self._own(trees.select(tensors, "process")), steps)
+            states = {name: trees.select(tensors, name) for name in metadata["states"]}
+            own = {name: state if name in fresh.common else self._own(state) for name, state in states.items()}
+            self.trajectory = dataclasses.replace(fresh, process=process, states=own)
+        if self.log is not None:
+            self._rewind(self.log, path, metadata["log_position"])
+        if self.path is not None:
+            self._check_kept(self.path)
+        if changed := _differences(before, now):
+            self._tell("environment", changed=changed)
+
+    def _own(self, tree: Tree) -> Tree:
+        return self.ranks.own(tree, tasks=self.plan.tasks)
+
+    @staticmethod
+    def _rewind(log: JsonLines, path: Path, position: int) -> None:
+        if log.position() < position:
             raise CheckpointError(
                 f"the event log beside {path} is shorter than at the checkpoint; restore it, or delete the checkpoint"
             )
-        self.log.rewind(metadata["log_position"])
+        log.rewind(position)
+
+    def _check_alike(self) -> None:
+        """An error if this process was started with something else than the first one."""
+        mine = {**self.identity, **self._environment()}
+        theirs = json.loads(self.ranks.first(lambda: json.dumps(mine).encode()))
+        if differences := _differences(theirs, mine, there="in process 0", here=f"in process {self.ranks.rank}"):
+            raise ArgumentError(f"the processes differ ({differences}); start all with the same command and set-up")
+
+    def _check_together(self) -> None:
+        """An error if this process has other meta-parameters than the first one."""
+        mine = checkpoint.digest(self.agent.state_dict())
+        if self.ranks.first(lambda: mine.encode()) != mine.encode():
+            raise RankError(
+                f"process {self.ranks.rank} has other meta-parameters than process 0 in trajectory "
+                f"{self.progress.trajectory}: either method {self.method.name!r} decides something by the tasks that a "
+                "process has, or their machines compute differently. Start it in one process"
+            )
 
 
 def _part(trajectory: int, every: int) -> int:
@@ -462,16 +534,35 @@ def _identity(agent: Agent, source: Source, method: Method, plan: Plan) -> dict[
     return json.loads(json.dumps(described))
 
 
+def _check_shared(method: Method, plan: Plan, ranks: Ranks) -> None:
+    """An error if the run cannot be shared among several processes."""
+    if not method.shares:
+        raise ArgumentError(
+            f"method {method.name!r} cannot share its tasks among {ranks.count} processes; start it in one, without "
+            "torchrun, and other seeds beside it"
+        )
+    ranks.share(plan.tasks)
+    ranks.share(plan.validation_tasks)
+
+
 def _refuse_difference(path: Path, what: str, saved: dict[str, Any], now: dict[str, Any], remedy: str) -> None:
-    names = [name for name in {**now, **saved} if saved.get(name) != now.get(name)]
-    if names:
-        differences = "; ".join(f"{name}: {saved.get(name)} there, {now.get(name)} here" for name in names)
+    if differences := _differences(saved, now):
         raise CheckpointError(f"{path} is of another {what} ({differences}); {remedy}")
 
 
+def _differences(saved: dict[str, Any], now: dict[str, Any], *, there: str = "there", here: str = "here") -> str:
+    """The entries that differ, in words; empty if none does."""
+    names = [name for name in {**now, **saved} if saved.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {saved.get(name)} {there}, {now.get(name)} {here}" for name in names)
+
+
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second one interrupts at once. Other threads leave signals alone."""
+def _stop_requested(ranks: Ranks) -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets. Other threads leave signals alone.
+
+    A second one interrupts at once, unless there are several processes: these may be sent it by all who started them,
+    and end together.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -479,7 +570,7 @@ def _stop_requested() -> Iterator[threading.Event]:
 
     def request(number: int, frame: FrameType | None) -> None:
         del number, frame
-        if stop.is_set():
+        if stop.is_set() and ranks.count == 1:
             raise KeyboardInterrupt
         stop.set()
 

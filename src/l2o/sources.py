@@ -16,6 +16,7 @@ from l2o.process import Process
 from l2o.processes.judging import Outcome
 from l2o.processes.optimizee import Optimizee
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
+from l2o.ranks import Ranks
 from l2o.rng import Stream
 from l2o.schedules.base import Execution, Schedule
 from l2o.schedules.rewards import Reward, describe, rewards
@@ -37,12 +38,18 @@ class Validated:
     Args:
         values: what is to be low, of each task, `[tasks]`; infinite or not a number where it failed.
         diverged: `[tasks]` bool.
-        diagnostics: further numbers for the event log.
+        diagnostics: further numbers, whose means are for the event log, each `[tasks]`.
     """
 
     values: Tensor
     diverged: Tensor
-    diagnostics: dict[str, float] = field(default_factory=dict)
+    diagnostics: Tree = field(default_factory=dict)
+
+    def over(self, ranks: Ranks, *, tasks: int) -> "Validated":
+        """What all processes found, of which this is what this process found on its share of the tasks."""
+        mine = {"values": self.values, "diverged": self.diverged, **trees.join(diagnostics=self.diagnostics)}
+        found, _ = ranks.gather(mine, tasks=tasks)
+        return Validated(found["values"], found["diverged"], trees.select(found, "diagnostics"))
 
 
 class Source(Protocol, Generic[AgentT, ProcessT]):
@@ -95,7 +102,8 @@ class Optimizees:
 
     def start(self, rng: Stream, *, steps: int, device: torch.device | str, dtype: torch.dtype) -> Optimizee:
         del steps
-        return Optimizee.start(self.family, rng, device=device, dtype=dtype)
+        family = self.family.member(rng.over((0,)))  # of the trajectory, whichever of its tasks are here
+        return Optimizee.start(family, rng, device=device, dtype=dtype)
 
     def validate(
         self, agent: LearnedOptimizer, rng: Stream, *, steps: int, device: torch.device | str, dtype: torch.dtype
@@ -164,7 +172,7 @@ class ScheduledRuns:
             dtype=dtype,
         ).process
         judged = process.judgement.metrics[process.family.goal.metric]
-        diagnostics = {process.family.goal.metric: float(judged.mean())}
+        diagnostics = {process.family.goal.metric: judged}
         return Validated(-rewards(process, self.reward), process.outcome == Outcome.DIVERGED, diagnostics)
 
     def describe(self, rng: Stream) -> dict[str, Any]:

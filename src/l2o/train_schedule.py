@@ -10,6 +10,7 @@ from l2o.events import Listener
 from l2o.methods.base import Method
 from l2o.outer_loop import Finished, Plan
 from l2o.processes.replicated_losses import ReplicatedLosses, Settings
+from l2o.ranks import ALONE, Ranks
 from l2o.schedules.base import Execution
 from l2o.schedules.controllers import Controller
 from l2o.schedules.rewards import LogReward, Reward
@@ -53,6 +54,7 @@ def train_schedule(
     listeners: Sequence[Listener] = (),
     keep_every: int | None = None,
     accept_changed_environment: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TrainedSchedule:
     """Trains `schedule` in place and leaves it with the meta-parameters of the best validation.
 
@@ -74,6 +76,7 @@ def train_schedule(
         listeners: who else is told of events.
         keep_every: every so many episodes the best weights of a part of the run are kept, as `metatrain` keeps them.
         accept_changed_environment: resume although the number of threads or the torch version changed.
+        ranks: of several processes: refused, for no method for schedules shares its runs.
 
     Raises:
         ArgumentError: schedule, family, method and plan do not fit each other; nothing has run yet.
@@ -114,5 +117,6 @@ def train_schedule(
         listeners=listeners,
         keep_every=keep_every,
         accept_changed_environment=accept_changed_environment,
+        ranks=ranks,
     )
     return TrainedSchedule(**vars(finished), schedule=schedule)

@@ -18,6 +18,7 @@ from l2o.methods.evolution import (
     PES,
     antithetic_gradient,
     centered_ranks,
+    pair_differences,
     perturbations,
     replicated,
     run_copies,
@@ -256,10 +257,14 @@ def test_common_random_numbers_reduce_the_variance():
         runs = run_copies(optimizer, both_sides(optimizer, noise), copies, states, 4)
         values, valid = window_objectives(runs.losses, runs.alive, iterate_weights("all", 4), "loss")
         each = [
-            antithetic_gradient(values[:, i : i + 1], valid[i : i + 1], {k: v[i : i + 1] for k, v in noise.items()},
-                                sigma=sigma)
+            antithetic_gradient(
+                pair_differences(values, valid)[i : i + 1],
+                valid[i : i + 1],
+                {k: v[i : i + 1] for k, v in noise.items()},
+                sigma=sigma,
+            )
             for i in range(pairs)
-        ]  # fmt: skip
+        ]
         return float(torch.stack([flat(gradient) for gradient in each]).var(0).sum())
 
     common = spread([0] * (2 * pairs))

@@ -21,7 +21,8 @@ from l2o.cli.report import MakeReport
 from l2o.cli.reproduce import Reproduce
 from l2o.cli.train import Train
 from l2o.cli.tune import Tune
-from l2o.errors import L2OError
+from l2o.errors import ArgumentError, L2OError
+from l2o.ranks import started
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": Demo,
@@ -37,6 +38,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": Doctor,
 }
 
+SHARED = (Train,)
+"""Those that several processes can share."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 after an error of the package, 130 after a signal."""
@@ -49,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command.threads is not None:
         torch.set_num_threads(command.threads)
     try:
+        if started() > 1 and type(command) not in SHARED:
+            raise ArgumentError(
+                f"torchrun has started {started()} processes, and only l2o train shares its work among several; start "
+                "this command without it"
+            )
         return command.run()
     except L2OError as error:
         message = Text.assemble((type(error).__name__, "bold red"), f": {error}")  # not markup: it may quote any text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,13 @@ from l2o.cli import choices
 from l2o.cli.options import INTERRUPTED, command_line, save_configuration
 from l2o.cli.train_options import HorizonOptions, MetaOptimizerOptions, MethodOptions, TrainingTaskOptions
 from l2o.errors import ArgumentError
+from l2o.events import Listener
 from l2o.experiments.study import draw_meta_training
-from l2o.metatrain import metatrain
+from l2o.metatrain import MetaTrained, metatrain
+from l2o.optimizers.base import LearnedOptimizer
 from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
+from l2o.ranks import joined
 from l2o.tracking import Tracker
 from l2o.weights import save
 
@@ -33,7 +37,10 @@ class Train:
     Checkpoints, events and weights go to `--out`. Ctrl-C ends the run cleanly; the same command goes on where it
     stopped, and the result is that of an uninterrupted run, bit for bit.
 
+    Under torchrun several processes share the tasks, see docs/multi_process.md; the first of them writes the files.
+
     Example: l2o train --task mlp --data mnist --optimizer rnnprop --objective log --out runs/mnist
+    Example: torchrun --standalone --nproc-per-node 2 -m l2o train --task mlp --tasks 8 --out runs/shared
     """
 
     task: tyro.conf.OmitArgPrefixes[TrainingTaskOptions] = field(default_factory=TrainingTaskOptions)
@@ -45,11 +52,12 @@ class Train:
     trajectories: int = 200
     """Trajectories to train on."""
     tasks: int = 1
-    """Tasks in one trajectory."""
+    """Tasks in one trajectory, of all processes together: each takes its share, and the result is that of one process,
+    but for rounding."""
     validate_every: int = 10
     """Trajectories between validations."""
     validation_tasks: int = 10
-    """Tasks of a validation."""
+    """Tasks of a validation, shared likewise."""
     validation_last: int = 20
     """Iterates at the end of a validation whose mean loss is its value."""
     validation_measure: Literal["loss", "log-ratio"] = "loss"
@@ -73,7 +81,13 @@ class Train:
     """Services that keep the run too, each of which needs its extra; events.jsonl is written in any case. Addresses and
     projects are those of MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, WANDB_MODE and WANDB_PROJECT."""
     threads: int | None = None
-    """Torch threads; the result depends on their number in its last bits. None leaves torch's choice."""
+    """Torch threads of each process; the result depends on their number in its last bits. None leaves torch's choice,
+    of which torchrun makes 1."""
+    timeout: float = 600.0
+    """Seconds that processes wait for each other, each time, before the run ends with an error."""
+    accept_changed_environment: bool = False
+    """Go on from a checkpoint although the number of threads or processes, the torch version or the back end is another
+    one: the result then differs in its last bits, and events.jsonl says what changed."""
 
     def plan(self) -> Plan:
         """The plan that the options describe."""
@@ -103,25 +117,39 @@ class Train:
         return [choices.TRACKERS[name](self.out, configuration) for name in self.track]
 
     def run(self) -> int:
-        console = Console()
-        plan, method, family = self.plan(), self.method.made(), self.task.family()
-        training_family = self.task.training_family(family)
-        learned, trackers = choices.learned_optimizer(self.optimizer, self.seed), self.trackers()
-        if not (self.out / "checkpoint.safetensors").exists():  # a run that is refused leaves the options of that one
-            save_configuration(self.out, "train", self)
-        with ExitStack() as stack:
-            for tracker in trackers:
-                stack.enter_context(tracker)
-            with ProgressBar(plan.trajectories, learned.name, periods=bool(self.horizon.curriculum)) as bar:
-                trained = metatrain(
+        with joined(timeout=self.timeout) as ranks:
+            plan, method, family = self.plan(), self.method.made(), self.task.family()
+            training_family = self.task.training_family(family)
+            learned = choices.learned_optimizer(self.optimizer, self.seed)
+
+            def train(*listeners: Listener) -> MetaTrained:
+                return metatrain(
                     learned,
                     training_family,
                     method,
                     plan,
                     validation_family=family,
                     directory=self.out,
-                    listeners=[*trackers, bar],
+                    listeners=listeners,
+                    accept_changed_environment=self.accept_changed_environment,
+                    ranks=ranks,
                 )
+
+            if ranks.leads:
+                return self._tell(learned, plan, train)
+            return 0 if train().finished else INTERRUPTED
+
+    def _tell(self, learned: LearnedOptimizer, plan: Plan, train: Callable[..., MetaTrained]) -> int:
+        """Trains with a progress bar, and writes and prints what came of it."""
+        console = Console()
+        trackers = self.trackers()
+        if not (self.out / "checkpoint.safetensors").exists():  # a run that is refused leaves the options of that one
+            save_configuration(self.out, "train", self)
+        with ExitStack() as stack:
+            for tracker in trackers:
+                stack.enter_context(tracker)
+            with ProgressBar(plan.trajectories, learned.name, periods=bool(self.horizon.curriculum)) as bar:
+                trained = train(*trackers, bar)
             if not trained.finished:
                 console.print(f"stopped with a checkpoint in {self.out}; the same command goes on from there")
                 return INTERRUPTED

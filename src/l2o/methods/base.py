@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from l2o.agent import Agent
@@ -10,6 +10,7 @@ from l2o.horizons import Horizon
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.process import Process
 from l2o.processes.optimizee import Optimizee
+from l2o.ranks import Ranks
 from l2o.rng import Stream
 from l2o.rollout import States
 from l2o.trees import Tree
@@ -23,10 +24,16 @@ class Trajectory(Generic[ProcessT]):
     """A batch of tasks on its way, and the states of those who drive it.
 
     A state named "memory" is handed on to the next trajectory: what a method remembers from one to the next.
+
+    Args:
+        process: the tasks.
+        states: of those who drive, by name.
+        common: names of the states that belong to no task: every process of a run has the same.
     """
 
     process: ProcessT
     states: States
+    common: frozenset[str] = frozenset({"memory"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Estimate:
         diagnostics: further numbers for the event log.
         then: once this one's step is taken, gives another estimate from the same window; or, in the end, how the
             trajectory goes on, where that depends on the steps taken. None if there is neither.
+        evidence: what it was concluded from; None for a method that does not share tasks among processes.
     """
 
     gradient: Tree
@@ -47,6 +55,34 @@ class Estimate:
     moments: str
     diagnostics: dict[str, float] = field(default_factory=dict)
     then: "Callable[[], Estimate | Trajectory[Any]] | None" = None
+    evidence: "Evidence | None" = field(default=None, repr=False)
+
+    def over(self, ranks: Ranks, *, tasks: int) -> "Estimate":
+        """The estimate from the tasks of all processes, of which this one is from those of this process."""
+        if ranks.count == 1:
+            return self
+        assert self.evidence is not None
+        by_task, means = ranks.gather(self.evidence.by_task, self.evidence.means, tasks=tasks)
+        return self.evidence.conclude(by_task, ranks.mean(means, tasks=tasks))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an estimate is concluded from, in a form that can be put together from shares of the tasks.
+
+    Args:
+        by_task: numbers about each task, leaves `[tasks, ...]`: few, for all processes get those of all tasks.
+        means: means over the tasks, above all the gradient; empty where it follows from the numbers about each task.
+        conclude: from both, for any tasks, to the estimate.
+    """
+
+    by_task: Tree
+    means: Tree
+    conclude: Callable[[Tree, Tree], Estimate]
+
+    def estimate(self) -> Estimate:
+        """The estimate from these tasks."""
+        return replace(self.conclude(self.by_task, self.means), evidence=self)
 
 
 class Method(ABC, Generic[AgentT, ProcessT]):
@@ -60,6 +96,10 @@ class Method(ABC, Generic[AgentT, ProcessT]):
 
     reads: ClassVar[frozenset[str]] = frozenset({"grad", "loss"})
     """What it asks of a task family itself, in the words of `TaskFamily.offers`: here the meta-loss and its slopes."""
+
+    shares: bool = False
+    """Whether the tasks of a trajectory can be shared among processes: all estimates then have their evidence, and
+    everything else that it decides is the same whichever of the tasks it sees."""
 
     def describe(self) -> dict[str, Any]:
         """Its name and settings, in JSON: what a checkpoint and a card are bound to."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from l2o import trees
 from l2o.agent import meta_parameters
 from l2o.errors import ArgumentError
-from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
-from l2o.methods.meta_loss import Objective, Weights, checked, iterate_weights, mean_value, objective_value
+from l2o.methods.base import Estimate, Evidence, OptimizerMethod, Trajectory
+from l2o.methods.meta_loss import Objective, Weights, checked, iterate_weights, objective_value, value_of_sums
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
@@ -19,6 +19,9 @@ from l2o.rollout import States
 from l2o.trees import Tree
 
 Shaping = Literal["none", "ranks"]
+
+_COMMON = frozenset({"perturbations"})
+"""States of PES that belong to no task."""
 
 
 class ES(OptimizerMethod):
@@ -36,6 +39,8 @@ class ES(OptimizerMethod):
     for all tasks. A task that diverges under one side of a pair is left out of this pair, and the share of such runs
     is the diagnostic `pairs_lost`; when nothing is left, the estimate is not a number and the window is skipped.
     A window costs 2 pairs + 1 runs without gradients to phi, whose memory does not grow with its steps.
+
+    Processes that share the tasks tell each other losses alone: each draws all perturbations by itself.
 
     Args:
         sigma: standard deviation of the perturbations, in units of the meta-parameters; positive.
@@ -57,6 +62,7 @@ class ES(OptimizerMethod):
 
     name = "es"
     moments = ("meta-loss",)
+    shares = True
     reads: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __init__(
@@ -90,18 +96,19 @@ class ES(OptimizerMethod):
         values, valid = window_objectives(runs.losses[:-1], runs.alive[:-1], weights, self.objective)
         if self.shaping == "ranks":
             values = centered_ranks(values, valid)
-        gradient = antithetic_gradient(values, valid, noise, sigma=self.sigma)
-
-        alive = runs.alive[-1]  # [tasks, steps + 1]
+        alive = runs.alive[-1:]  # [1, tasks, steps + 1]
         after = replace(
             process,
             params=_parts(runs.process.params, len(sides) + 1)[-1],
-            survivors=alive[:, -1],
+            survivors=alive[0, :, -1],
             step=process.step + steps,
         )
-        value = mean_value(objective_value(runs.losses[-1], self.objective), alive, weights)
-        estimate = Estimate(gradient, value, "meta-loss", _diagnose(alive[:, -1], valid))
-        return estimate, Trajectory(after, {"agent": runs.states[-1]})
+        seen = _seen(values, valid, objective_value(runs.losses[-1:], self.objective), alive)
+
+        def conclude(by_task: Tree, _: Tree) -> Estimate:
+            return _conclude(by_task, noise, sigma=self.sigma, weights=weights, copies=1)
+
+        return Evidence(seen, {}, conclude).estimate(), Trajectory(after, {"agent": runs.states[-1]})
 
 
 class PES(OptimizerMethod):
@@ -140,6 +147,7 @@ class PES(OptimizerMethod):
 
     name = "pes"
     moments = ("meta-loss",)
+    shares = True
     reads: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __init__(
@@ -154,7 +162,7 @@ class PES(OptimizerMethod):
     def begin(self, optimizer: LearnedOptimizer, process: Optimizee, rng: Stream, *, stage: int = 0) -> Trajectory:
         del rng, stage
         sums = {name: leaf.new_zeros(self.pairs, *leaf.shape) for name, leaf in meta_parameters(optimizer).items()}
-        return Trajectory(replicated(process, 2 * self.pairs), {"perturbations": sums})
+        return Trajectory(replicated(process, 2 * self.pairs), {"perturbations": sums}, _COMMON)
 
     @torch.no_grad()
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
@@ -171,12 +179,14 @@ class PES(OptimizerMethod):
 
         weights = iterate_weights(self.weights, steps)
         values, valid = window_objectives(runs.losses, runs.alive, weights, self.objective)
-        gradient = antithetic_gradient(values, valid, sums, sigma=self.sigma)
-        losses, alive = runs.losses.flatten(0, 1), runs.alive.flatten(0, 1)  # [copies * tasks, steps + 1]
-        value = mean_value(objective_value(losses, self.objective), alive, weights)
-        estimate = Estimate(gradient, value, "meta-loss", _diagnose(alive[:, -1], valid))
+        seen = _seen(values, valid, objective_value(runs.losses, self.objective), runs.alive)
+
+        def conclude(by_task: Tree, _: Tree) -> Estimate:
+            return _conclude(by_task, sums, sigma=self.sigma, weights=weights, copies=len(sides))
+
         after: States = {_particle(number): state for number, state in enumerate(runs.states)}
-        return estimate, Trajectory(runs.process, {"perturbations": sums, **after})
+        moved = Trajectory(runs.process, {"perturbations": sums, **after}, _COMMON)
+        return Evidence(seen, {}, conclude).estimate(), moved
 
 
 @dataclass(frozen=True)
@@ -299,18 +309,54 @@ def centered_ranks(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(flat.isfinite(), ranks, torch.nan).view_as(values)
 
 
-def antithetic_gradient(values: Tensor, valid: Tensor, perturbations: Mapping[str, Tensor], *, sigma: float) -> Tree:
+def pair_differences(values: Tensor, valid: Tensor) -> Tensor:
+    """L+ - L- `[pairs, tasks]` from both sides `[2, pairs, tasks]`, 0 where the pair is not valid."""
+    return torch.where(valid, values[0] - values[1], 0.0)
+
+
+def antithetic_gradient(
+    differences: Tensor, valid: Tensor, perturbations: Mapping[str, Tensor], *, sigma: float
+) -> Tree:
     """mean of (L+ - L-) / (2 sigma^2) x over the pairs and tasks that are valid; not a number when none is.
 
     Args:
-        values: L of both sides, `[2, pairs, tasks]`.
+        differences: L+ - L-, as `pair_differences` gives it, `[pairs, tasks]`.
         valid: `[pairs, tasks]` bool.
         perturbations: x, `[pairs, ...]` for each meta-parameter.
         sigma: their standard deviation in one window.
     """
-    differences = torch.where(valid, values[0] - values[1], 0.0).sum(1) / valid.sum()  # [pairs]
-    slopes = differences / (2 * sigma**2)
+    slopes = differences.sum(1) / valid.sum() / (2 * sigma**2)  # [pairs]
     return {name: torch.tensordot(slopes.to(leaf), leaf, dims=1) for name, leaf in perturbations.items()}
+
+
+def _seen(values: Tensor, valid: Tensor, objectives: Tensor, alive: Tensor) -> Tree:
+    """The few numbers that a window's estimate follows from, leaves `[tasks, ...]`: no parameter, no gradient.
+
+    Args:
+        values: L of both sides, `[2, pairs, tasks]`.
+        valid: `[pairs, tasks]` bool.
+        objectives: of the copies whose mean is the estimate's value, `[copies, tasks, steps + 1]`.
+        alive: the same shape, bool.
+    """
+    return {
+        "difference": pair_differences(values, valid).T,  # [tasks, pairs]
+        "valid": valid.T,
+        "objective": torch.where(alive, objectives, 0).sum(0),  # [tasks, steps + 1]
+        "alive": alive.sum(0),
+    }
+
+
+def _conclude(
+    seen: Tree, perturbations: Mapping[str, Tensor], *, sigma: float, weights: Sequence[float], copies: int
+) -> Estimate:
+    """The estimate from what was `_seen`, with the perturbations that every process draws by itself."""
+    valid, alive = seen["valid"].T, seen["alive"]
+    gradient = antithetic_gradient(seen["difference"].T, valid, perturbations, sigma=sigma)
+    diagnostics = {
+        "diverged": 1 - float(alive[:, -1].double().mean()) / copies,
+        "pairs_lost": 1 - float(valid.double().mean()),
+    }
+    return Estimate(gradient, value_of_sums(seen["objective"], alive, weights), "meta-loss", diagnostics)
 
 
 class _Start(nn.Module):
@@ -345,13 +391,6 @@ def _parts(tree: Mapping[str, Tensor], copies: int) -> list[Tree]:
 def _particle(number: int) -> str:
     """The name of a particle's state among the named states of a trajectory."""
     return f"particle {number}"
-
-
-def _diagnose(survivors: Tensor, valid: Tensor) -> dict[str, float]:
-    return {
-        "diverged": 1 - float(survivors.double().mean()),
-        "pairs_lost": 1 - float(valid.double().mean()),
-    }
 
 
 def _checked_perturbations(sigma: float, pairs: int) -> tuple[float, int]:

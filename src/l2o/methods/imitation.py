@@ -12,8 +12,8 @@ from l2o.errors import ArgumentError
 from l2o.horizons import Horizon
 from l2o.kernels.reference import replay
 from l2o.kernels.targets import Squared
-from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
-from l2o.methods.meta_loss import MetaLoss, diagnose
+from l2o.methods.base import Estimate, Evidence, OptimizerMethod, Trajectory
+from l2o.methods.meta_loss import MetaLoss, diagnose, watched
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam
 from l2o.processes.optimizee import Optimizee
@@ -64,6 +64,7 @@ class Imitation(OptimizerMethod):
         corrections: float = 0.0,
     ) -> None:
         self.method = MetaLoss() if method is None else method
+        self.shares = self.method.shares
         self.teachers = checked_teachers(teachers)
         self.ratios = tuple(ratio) if isinstance(ratio, Sequence) else (ratio,)
         if not self.ratios or not all(0 <= r <= 1 for r in self.ratios):
@@ -127,9 +128,15 @@ class Imitation(OptimizerMethod):
         moved = record.alive[:, :-1].T[..., None].to(targets.dtype)  # [steps, tasks, 1]
         tasks, coordinates = targets.shape[1:]
         gradient = replay_gradient(optimizer, record, Squared(targets, moved * (0.5 / (coordinates * tasks))))
-        distances = record.exit["distance"]["sum"] - record.entry["distance"]["sum"]  # [tasks]
-        value = float(distances[record.alive[:, 0]].sum() / tasks) if bool(record.alive[:, 0].any()) else float("nan")
-        return Estimate(gradient, value, _moments(name), diagnose(record)), Trajectory(record.process, record.exit)
+        distance = record.exit["distance"]["sum"] - record.entry["distance"]["sum"]  # [tasks]
+
+        def conclude(by_task: Tree, gradient: Tree) -> Estimate:
+            began = by_task["alive"][:, 0]
+            value = float(by_task["distance"][began].sum() / len(began)) if bool(began.any()) else float("nan")
+            return Estimate(gradient, value, _moments(name), diagnose(by_task))
+
+        by_task = {**watched(record), "distance": distance}
+        return Evidence(by_task, gradient, conclude).estimate(), Trajectory(record.process, record.exit)
 
     def _teacher(self, process: Optimizee) -> tuple[str, LearnedOptimizer]:
         """The trajectory's teacher: a function of its stream alone."""

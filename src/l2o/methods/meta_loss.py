@@ -9,7 +9,7 @@ from torch import Tensor
 from l2o import trees
 from l2o.errors import ArgumentError
 from l2o.kernels.targets import Linear
-from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
+from l2o.methods.base import Estimate, Evidence, OptimizerMethod, Trajectory
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.replay import replay_gradient
 from l2o.rollout import AgentDrives, Record, rollout
@@ -49,6 +49,7 @@ class MetaLoss(OptimizerMethod):
 
     name = "meta-loss"
     moments = ("meta-loss",)
+    shares = True
 
     def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
         self.weights: Weights
@@ -57,19 +58,26 @@ class MetaLoss(OptimizerMethod):
 
     def window(self, optimizer: LearnedOptimizer, trajectory: Trajectory, steps: int) -> tuple[Estimate, Trajectory]:
         record = rollout(trajectory.process, AgentDrives(optimizer), trajectory.states, steps, record=optimizer.reads)
-        slopes, value = self.differentiate(record)
-        gradient = replay_gradient(optimizer, record, Linear(slopes))
-        estimate = Estimate(gradient, value, "meta-loss", diagnose(record))
-        return estimate, Trajectory(record.process, record.exit)
+        gradient = replay_gradient(optimizer, record, Linear(self.slopes(record)))
 
-    def differentiate(self, record: Record) -> tuple[Tensor, float]:
-        """The slope of the meta-loss by every update of a window `[steps, tasks, coordinates]`, and its value."""
-        losses = torch.stack([hidden["loss"] for hidden in record.privileged], dim=1)  # [tasks, steps + 1]
+        def conclude(by_task: Tree, gradient: Tree) -> Estimate:
+            return Estimate(gradient, self.value(by_task), "meta-loss", diagnose(by_task))
+
+        return Evidence(watched(record), gradient, conclude).estimate(), Trajectory(record.process, record.exit)
+
+    def slopes(self, record: Record) -> Tensor:
+        """The slope of the meta-loss by every update of a window, `[steps, tasks, coordinates]`."""
         weights = iterate_weights(self.weights, record.steps)
-        slopes = later_gradients(
-            record.privileged, [w * objective_slope(f, self.objective) for w, f in zip(weights, losses.T, strict=True)]
+        losses = [hidden["loss"] for hidden in record.privileged]
+        return later_gradients(
+            record.privileged, [w * objective_slope(f, self.objective) for w, f in zip(weights, losses, strict=True)]
         )
-        return slopes, mean_value(objective_value(losses, self.objective), record.alive, weights)
+
+    def value(self, by_task: Tree) -> float:
+        """The meta-loss of a window, from what was `watched`."""
+        losses = by_task["loss"]
+        weights = iterate_weights(self.weights, losses.shape[1] - 1)
+        return mean_value(objective_value(losses, self.objective), by_task["alive"], weights)
 
 
 def checked(weights: Weights, objective: Objective) -> tuple[Weights, Objective]:
@@ -112,16 +120,34 @@ def later_gradients(privileged: Sequence[Tree], weights: Sequence[Tensor]) -> Te
 
 def mean_value(losses: Tensor, alive: Tensor, weights: Sequence[float]) -> float:
     """sum_j w_j of the mean loss of the tasks alive at j; not a number when none is. Both `[tasks, steps + 1]`."""
-    means = torch.where(alive, losses, 0).sum(0) / alive.sum(0)
+    return value_of_sums(torch.where(alive, losses, 0), alive, weights)
+
+
+def value_of_sums(sums: Tensor, counts: Tensor, weights: Sequence[float]) -> float:
+    """The same from sums over some runs of each task, and how many were alive. Both `[tasks, steps + 1]`."""
+    means = sums.sum(0) / counts.sum(0)
     return float((means * torch.tensor(weights, dtype=means.dtype, device=means.device)).sum())
 
 
-def diagnose(record: Record) -> dict[str, float]:
-    """What a debugger of meta-training asks first: size of the updates, share of diverged tasks."""
-    alive = record.alive[:, -1]  # the others' last parameters may hold anything
-    updates = torch.stack([trees.norms(action)[alive] for action in record.actions]).mean()
+def watched(record: Record) -> Tree:
+    """What the value and the diagnostics of a window are made from, leaves `[tasks, ...]`.
+
+    `loss` and `alive` `[tasks, steps + 1]`, `update_norm` `[tasks, steps]`, and `parameter_norm` at the end.
+    """
+    return {
+        "loss": torch.stack([hidden["loss"] for hidden in record.privileged], dim=1),
+        "alive": record.alive,
+        "update_norm": torch.stack([trees.norms(action) for action in record.actions], dim=1),
+        "parameter_norm": trees.norms(record.process.params),
+    }
+
+
+def diagnose(by_task: Tree) -> dict[str, float]:
+    """What a debugger of meta-training asks first, of what was `watched`: size of updates, share of diverged tasks."""
+    alive = by_task["alive"][:, -1]  # the others' last parameters may hold anything
+    updates = by_task["update_norm"][alive].mean()
     return {
         "update_norm": float(updates),
-        "update_to_parameter": float(updates / trees.norms(record.process.params)[alive].mean().clamp(min=1e-30)),
-        "diverged": 1 - float(record.alive[:, -1].double().mean()),
+        "update_to_parameter": float(updates / by_task["parameter_norm"][alive].mean().clamp(min=1e-30)),
+        "diverged": 1 - float(alive.double().mean()),
     }

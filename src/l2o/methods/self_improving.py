@@ -11,9 +11,9 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.kernels.targets import Linear
-from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
+from l2o.methods.base import Estimate, Evidence, OptimizerMethod, Trajectory
 from l2o.methods.imitation import PUBLISHED_TEACHERS, checked_teachers, describe_teachers
-from l2o.methods.meta_loss import MetaLoss, Objective, Weights, diagnose
+from l2o.methods.meta_loss import MetaLoss, Objective, Weights, diagnose, watched
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
 from l2o.replay import replay_gradient
@@ -51,6 +51,7 @@ class SelfImproving(OptimizerMethod):
 
     name = "self-improving"
     moments = ("meta-loss",)
+    shares = True
 
     def __init__(
         self,
@@ -98,11 +99,16 @@ class SelfImproving(OptimizerMethod):
         turns = self.turns(process.rng, range(process.step, process.step + steps)).to(process.survivors.device)
         driver = MixtureDrives(optimizer, self.helpers, turns, process.step)
         record = rollout(process, driver, trajectory.states, steps, record=optimizer.reads)
-        slopes, value = self.meta_loss.differentiate(record)
+        slopes = self.meta_loss.slopes(record)
         own = (turns == 0)[..., None].to(slopes.dtype)  # [steps, tasks, 1]
         gradient = replay_gradient(optimizer, record, Linear(slopes * own))
-        estimate = Estimate(gradient, value, "meta-loss", {**diagnose(record), "own_steps": float(own.mean())})
-        return estimate, Trajectory(record.process, record.exit)
+
+        def conclude(by_task: Tree, gradient: Tree) -> Estimate:
+            diagnostics = {**diagnose(by_task), "own_steps": float(by_task["own"].mean())}
+            return Estimate(gradient, self.meta_loss.value(by_task), "meta-loss", diagnostics)
+
+        by_task = {**watched(record), "own": own[..., 0].T}  # [tasks, steps]
+        return Evidence(by_task, gradient, conclude).estimate(), Trajectory(record.process, record.exit)
 
     def turns(self, rng: Stream, steps: Sequence[int]) -> Tensor:
         """Who takes each step of a trajectory: `[steps, tasks]`, 0 the learned optimizer, then the helpers in order."""

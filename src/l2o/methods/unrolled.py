@@ -8,7 +8,7 @@ from torch import Tensor
 
 from l2o import trees
 from l2o.agent import meta_parameters
-from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
+from l2o.methods.base import Estimate, Evidence, OptimizerMethod, Trajectory
 from l2o.methods.meta_loss import Objective, Weights, checked, iterate_weights, mean_value, objective_value
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.processes.optimizee import Optimizee
@@ -38,6 +38,7 @@ class Unrolled(OptimizerMethod):
 
     name = "unrolled"
     moments = ("meta-loss",)
+    shares = True
 
     def __init__(self, *, weights: Weights = "all", objective: Objective = "loss") -> None:
         self.weights: Weights
@@ -54,11 +55,20 @@ class Unrolled(OptimizerMethod):
         gradient = dict(zip(theta, grads, strict=True))
         alive = torch.isfinite(losses)
         process = replace(end.process, survivors=trajectory.process.survivors & alive.all(1))
-        diagnostics = {"diverged": 1 - float(process.survivors.double().mean())}
         if not bool(process.survivors.all()):
             gradient = {name: torch.full_like(leaf, torch.nan) for name, leaf in gradient.items()}
-        value = mean_value(values.detach(), alive & trajectory.process.survivors[:, None], weights)
-        return Estimate(gradient, value, "meta-loss", diagnostics), Trajectory(process, end.states)
+        by_task = {
+            "value": values.detach(),
+            "alive": alive & trajectory.process.survivors[:, None],
+            "survivor": process.survivors,
+        }
+
+        def conclude(by_task: Tree, gradient: Tree) -> Estimate:
+            value = mean_value(by_task["value"], by_task["alive"], weights)
+            diverged = 1 - float(by_task["survivor"].double().mean())
+            return Estimate(gradient, value, "meta-loss", {"diverged": diverged})
+
+        return Evidence(by_task, gradient, conclude).estimate(), Trajectory(process, end.states)
 
 
 Gradients = Callable[[Tensor, Tree], Tree]
