@@ -54,6 +54,10 @@ class RankError(L2OError, RuntimeError):
     """Another process of a run failed, was killed, or cannot be reached."""
 
 
+class WorkerError(L2OError, RuntimeError):
+    """A worker of a sweep was lost, or has other versions than the process that it works for."""
+
+
 class MissingLossError(L2OError, ValueError):
     """A rule that reads the loss was stepped without one."""
 

@@ -1,8 +1,9 @@
-"""A progress bar for meta-training. Apart from `events`, so that importing the package does not import rich."""
+"""Progress bars, of meta-training and of runs. Apart from `events`: importing the package does not import rich."""
 
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -49,6 +50,41 @@ class ProgressBar:
         if self._periods:
             heading = _ROW.format("stage", "trajectories", "validation steps", "value", "best", "diverged")
             self._progress.console.print(heading)
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class RunsBar:
+    """A bar over independent runs, with rate and time left; on terminals alone.
+
+    Args:
+        runs: how many.
+        title: what stands before the bar.
+    """
+
+    def __init__(self, runs: int, title: str) -> None:
+        console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(title, total=runs)
+
+    def done(self) -> None:
+        """One more is done."""
+        self._progress.advance(self._bar)
+
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 

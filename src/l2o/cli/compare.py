@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from l2o.cli import choices
-from l2o.cli.options import Positional, RunOptions, TaskOptions, optimizer, save_configuration
+from l2o.cli.options import Positional, RunOptions, SweepOptions, TaskOptions, optimizer, save_configuration
 from l2o.errors import ArgumentError
 from l2o.evaluation.compare import compare
 from l2o.evaluation.plots import plot_curves
@@ -40,11 +40,16 @@ class Compare:
     task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
     run_options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     out: Path = Path("runs/compare")
-    """Folder of the results."""
+    """Folder of the results, and of the curves that are done; stopped, the same command goes on from these."""
     threads: int | None = None
-    """Torch threads; none leaves torch's choice."""
+    """Torch threads of each worker; none leaves torch's choice."""
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def run(self) -> int:
+        with self.sweep.made():
+            return self._run()
+
+    def _run(self) -> int:
         begin, console = time.perf_counter(), Console()
         options, family = self.run_options, self.task.family()
         dtype = getattr(torch, options.dtype)
@@ -57,7 +62,7 @@ class Compare:
                 with console.status(f"tuning {name}"):
                     tunings[name] = tune(
                         baseline.rule, family, stream, steps=options.steps, grid=baseline.grid, metric="final",
-                        last=options.last, device=options.device, dtype=dtype,
+                        last=options.last, device=options.device, dtype=dtype, directory=self.out / "kept",
                     )  # fmt: skip
                 made[name] = baseline.rule(tunings[name].best)
             else:
@@ -66,8 +71,9 @@ class Compare:
             raise ArgumentError(f"an optimizer is named twice in {', '.join(self.optimizers)}; name each once")
         with console.status("comparing"):
             comparison = compare(
-                made, family, stream, steps=options.steps, last=options.last, device=options.device, dtype=dtype
-            )
+                made, family, stream, steps=options.steps, last=options.last, device=options.device, dtype=dtype,
+                directory=self.out / "kept",
+            )  # fmt: skip
         comparison.save(self.out / "curves.npz")
         title, first = f"{self.optimizers[0]} on {family.name}", self.optimizers[0]
         plot_curves(comparison.losses, path=self.out / "curves.png", title=family.name, learned=[first])

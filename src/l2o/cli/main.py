@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return command.run()
     except L2OError as error:
-        message = Text.assemble((type(error).__name__, "bold red"), f": {error}")  # not markup: it may quote any text
+        told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        message = Text.assemble((type(error).__name__, "bold red"), f": {told}")  # not markup: it may quote any text
         Console(stderr=True).print(message, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from l2o.kernels.select import available
 from l2o.optimizers.architectures import ARCHITECTURES, load
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.provenance import machine, package_version, source_commit
+from l2o.sweeps import Cluster, workers
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.data import Split
 
@@ -63,6 +65,24 @@ class RunOptions:
     """Where it runs, for instance cpu or cuda."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Who does the independent runs."""
+
+    workers: int | None = None
+    """Processes among which the independent runs are shared; the results do not depend on it. None is one, or all
+    workers of a cluster."""
+    cluster: Cluster = "processes"
+    """Processes of this machine, or workers of Dask or Ray, each of which needs its extra."""
+    address: str | None = None
+    """Of a running cluster, for instance tcp://10.0.0.1:8786; none starts one on this machine."""
+
+    def made(self) -> AbstractContextManager[None]:
+        """The workers, for a `with` block."""
+        alone = self.workers is None and self.cluster == "processes"
+        return workers(1 if alone else self.workers, cluster=self.cluster, address=self.address)
 
 
 def refuse_unused(options: Any, *names: str, reason: str) -> None:

@@ -1,13 +1,14 @@
 """`l2o reproduce`: run an experiment of a paper."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
 
 from l2o.cli import choices
-from l2o.cli.options import INTERRUPTED, Positional
+from l2o.cli.options import INTERRUPTED, Positional, SweepOptions
 from l2o.errors import InterruptedRunError
 
 
@@ -28,13 +29,16 @@ class Reproduce:
     """Folder of all results."""
     work: Path = Path("runs")
     """Folder of checkpoints; may be deleted afterwards."""
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     threads: int | None = 1
-    """Torch threads; with small tensors one is as fast as several. The last bits of the results depend on it."""
+    """Torch threads of each worker; with small tensors one is as fast as several. The last bits of the results depend
+    on it."""
 
     def run(self) -> int:
         experiment = choices.chosen(choices.EXPERIMENTS, self.experiment, "experiment")
         try:
-            experiment(self.preset, self.out, self.work)
+            with self.sweep.made():
+                experiment(self.preset, self.out, self.work)
         except InterruptedRunError as stopped:
             Console().print(str(stopped), soft_wrap=True)
             return INTERRUPTED

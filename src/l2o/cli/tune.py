@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.cli import choices
-from l2o.cli.options import Positional, RunOptions, TaskOptions, save_configuration
+from l2o.cli.options import Positional, RunOptions, SweepOptions, TaskOptions, save_configuration
 from l2o.evaluation.plots import plot_tuning
 from l2o.evaluation.tuning import log_grid, tune
 from l2o.rng import Stream
@@ -27,6 +27,7 @@ class Tune:
     """sgd, momentum, nesterov, rmsprop, adam or adagrad."""
     task: Annotated[TaskOptions, tyro.conf.arg(name="")] = field(default_factory=TaskOptions)
     run_options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     metric: Literal["final", "log-final", "area"] = "final"
     """What a run is judged by: final loss, its logarithm, or the mean of ln loss over the steps."""
     low: float | None = None
@@ -36,9 +37,10 @@ class Tune:
     per_octave: int = 2
     """Grid points for each factor of two."""
     out: Path = Path("runs/tune")
-    """Folder of the figure and the options."""
+    """Folder of the figure, the options and the curves of every value that was tried; stopped, the same command goes on
+    from these."""
     threads: int | None = None
-    """Torch threads; none leaves torch's choice."""
+    """Torch threads of each worker; none leaves torch's choice."""
 
     def run(self) -> int:
         baseline = choices.chosen(choices.RULES, self.rule.lower(), "rule")
@@ -46,7 +48,7 @@ class Tune:
         low = min(baseline.grid) if self.low is None else self.low
         high = max(baseline.grid) if self.high is None else self.high
         console = Console()
-        with console.status(f"tuning {self.rule} on {family.name}"):
+        with self.sweep.made(), console.status(f"tuning {self.rule} on {family.name}"):
             tuning = tune(
                 baseline.rule,
                 family,
@@ -57,6 +59,7 @@ class Tune:
                 last=options.last,
                 device=options.device,
                 dtype=getattr(torch, options.dtype),
+                directory=self.out / "kept",
             )
         table = Table("learning rate", self.metric, title=f"{self.rule} on {family.name}")
         for value, score in tuning.scores.items():

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from l2o import checkpoint
-from l2o.curves import Curves, run_curves
+from l2o.curves import Curves
 from l2o.errors import ArgumentError, DataError
 from l2o.evaluation import statistics
+from l2o.evaluation.kept_curves import curves_of
 from l2o.evaluation.statistics import Array, Interval, Metric, Statistic
 from l2o.evaluation.tables import Row
 from l2o.evaluation.tuning import Tuning
@@ -195,9 +196,10 @@ def compare(
     target: float | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    directory: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Runs every optimizer on the stream's tasks.
+    """Runs every optimizer on the stream's tasks, spread over as many workers as `l2o.sweeps.workers` says.
 
     Args:
         optimizers: by the name that tables and figures use; the order stays.
@@ -208,6 +210,8 @@ def compare(
         target: loss for "steps to target", or None.
         device: where the runs happen.
         dtype: of parameters and data.
+        directory: keeps the curves of each optimizer as they come in, so that an interrupted comparison goes on; see
+            `l2o.evaluation.kept_curves`.
         progress: called with an optimizer's name after its runs.
 
     Example:
@@ -222,11 +226,16 @@ def compare(
         raise ArgumentError("optimizers is empty; give at least one to compare")
     if not 1 <= last <= steps + 1:
         raise ArgumentError(f"last is {last}; a run of {steps} steps has {steps + 1} losses")
-    curves: dict[str, Curves] = {}
-    for name, optimizer in optimizers.items():
-        curves[name] = run_curves(optimizer, family, rng, steps=steps, device=device, dtype=dtype)
-        if progress is not None:
-            progress(name)
+    curves = curves_of(
+        optimizers,
+        family,
+        rng,
+        steps=steps,
+        device=device,
+        dtype=dtype,
+        directory=directory,
+        done=None if progress is None else lambda name, _: progress(name),
+    )
     return Comparison(curves, family.name, last, target)
 
 

@@ -1,15 +1,17 @@
 """Tuning a hand-designed rule's constant: a grid, a stated budget, and no best value on the grid's edge."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 
-from l2o.curves import run_curves
+from l2o.curves import Curves
 from l2o.errors import ArgumentError
 from l2o.evaluation import statistics
+from l2o.evaluation.kept_curves import curves_of
 from l2o.evaluation.statistics import Metric
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.rng import Stream
@@ -92,6 +94,7 @@ def tune(
     refinements: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    directory: Path | None = None,
     progress: Callable[[Trial], None] | None = None,
 ) -> Tuning:
     """Finds the value of a rule's constant with the lowest score.
@@ -100,6 +103,8 @@ def tune(
     starts and minibatches. They are drawn from `rng.child("tuning")`, so that they differ from those of a comparison
     that is given the same stream. While the best value is the smallest or largest tried, the grid grows by one value
     there, at the ratio of its two outermost values.
+
+    The values of the grid are tried by as many workers as `l2o.sweeps.workers` says; the result does not depend on it.
 
     Args:
         rule: makes the optimizer from a value.
@@ -114,6 +119,8 @@ def tune(
             tried too: a coarse grid becomes fine where it matters.
         device: where the runs happen.
         dtype: of parameters and data.
+        directory: keeps the curves of every value that was tried, so that an interrupted tuning goes on; see
+            `l2o.evaluation.kept_curves`.
         progress: called after each value.
 
     Raises:
@@ -131,6 +138,7 @@ def tune(
         refinements=refinements,
         device=device,
         dtype=dtype,
+        directory=directory,
         progress=progress,
     )[metric]
 
@@ -148,6 +156,7 @@ def tune_all(
     refinements: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    directory: Path | None = None,
     progress: Callable[[Trial], None] | None = None,
 ) -> dict[Metric, Tuning]:
     """`tune` by several metrics from the same runs; the grid grows until the best by each of them is inside.
@@ -160,32 +169,43 @@ def tune_all(
         raise ArgumentError(f"last is {last}; a run of {steps} steps has {steps + 1} losses")
     trials: dict[float, Trial] = {}
 
-    def attempt(value: float) -> None:
-        curves = run_curves(rule(value), family, rng.child("tuning"), steps=steps, device=device, dtype=dtype)
-        bad = int(curves.diverged.sum())
-        scores: dict[Metric, float] = {
-            metric: math.inf if bad else float(statistics.mean(statistics.measure(curves.losses, metric, last=last)))
-            for metric in metrics
-        }
-        runs = len(rng.tasks)
-        trials[value] = Trial(value, scores, bad, curves.evaluations * runs, runs)
+    def done(name: str, curves: Curves) -> None:
+        trials[float(name)] = trial = _trial(float(name), curves, metrics, last)
         if progress is not None:
-            progress(trials[value])
+            progress(trial)
 
-    for value in values:
-        attempt(value)
+    def attempt(values: Iterable[float]) -> None:
+        curves_of(
+            {repr(value): rule(value) for value in values},
+            family,
+            rng.child("tuning"),
+            steps=steps,
+            device=device,
+            dtype=dtype,
+            directory=directory,
+            done=done,
+        )
+
+    attempt(values)
     widenings = 0
     while widenings < max_widenings:
         beyond = _beyond(sorted(trials), {_best(trials, metric) for metric in metrics})
         if not beyond:
             break
-        for value in beyond[: max_widenings - widenings]:
-            attempt(value)
-            widenings += 1
+        attempt(beyond[: max_widenings - widenings])
+        widenings += len(beyond[: max_widenings - widenings])
     for _ in range(refinements):
-        for value in _between(sorted(trials), {_best(trials, metric) for metric in metrics}):
-            attempt(value)
+        attempt(_between(sorted(trials), {_best(trials, metric) for metric in metrics}))
     return {metric: _tuning(trials, metric, widenings) for metric in metrics}
+
+
+def _trial(value: float, curves: Curves, metrics: Sequence[Metric], last: int) -> Trial:
+    bad, runs = int(curves.diverged.sum()), len(curves.losses)
+    scores: dict[Metric, float] = {
+        metric: math.inf if bad else float(statistics.mean(statistics.measure(curves.losses, metric, last=last)))
+        for metric in metrics
+    }
+    return Trial(value, scores, bad, curves.evaluations * runs, runs)
 
 
 def _check(grid: Sequence[float], metrics: Sequence[Metric], max_widenings: int, refinements: int) -> list[float]:

@@ -143,7 +143,14 @@ class Study:
         for name, baseline in BASELINES.items():
             with self.console.status(f"tuning {name} on {family.name}"):
                 tunings[name] = tune_all(
-                    baseline.rule, family, rng, steps=steps, grid=baseline.grid[::every], metrics=METRICS, last=last
+                    baseline.rule,
+                    family,
+                    rng,
+                    steps=steps,
+                    grid=baseline.grid[::every],
+                    metrics=METRICS,
+                    last=last,
+                    directory=self.work / "kept",
                 )
             best = ", ".join(f"{tuning.best:.4g} for {metric}" for metric, tuning in tunings[name].items())
             self.console.print(f"tuned {name}: learning rate {best}")
@@ -181,7 +188,7 @@ class Study:
                 optimizers[baseline_name(name, metric)] = BASELINES[name].rule(by_metric[metric].best)
         self.backends.append(backends_in_words(learned))
         with self.console.status(f"comparing on {title}"):
-            comparison = compare(optimizers, family, rng, steps=steps, last=last)
+            comparison = compare(optimizers, family, rng, steps=steps, last=last, directory=self.work / "kept")
         file = slug(title)
         comparison.save(self.folder / f"curves-{file}.npz")
         shown = {n: losses for n, losses in comparison.losses.items() if n in learned or n.endswith("tuned for final")}

@@ -1,7 +1,8 @@
 """A learned schedule against everything simple: constant rates, chance, time alone, and itself without its eyes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from l2o.experiments.autoloss.trials import Row, Runs, Trials
 from l2o.rng import Stream
 from l2o.schedules.base import Schedule
 from l2o.schedules.fixed import ConstantRates, InTurn, RatesInTime, Recorded
+from l2o.sweeps import run_all
 from l2o.tasks.splits import Purpose
 
 RATES = 11
@@ -106,6 +108,10 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     def run(name: str, schedule: Callable[[], Schedule]) -> Runs:
         return trials.run(problem, name, schedule, purpose=purpose)
 
+    def run_each(title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> dict[int, Runs]:
+        calls = {f"{title}-{seed}": partial(run, f"{title}-{seed}", made) for seed, made in schedules.items()}
+        return dict(zip(schedules, run_all(calls, title=f"{problem.title}: {title}").values(), strict=True))
+
     rows: dict[str, Row] = {}
 
     def add(name: str, runs: Sequence[Runs], spent: int = 0) -> None:
@@ -123,25 +129,18 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     add("coin" if count == 2 else "equal rates", [run("coin", lambda: rates(count, problem.primary, 1 / count))])
     rate = best_rate(problem, trials)
     add(CONSTANT, [run("constant", lambda: rates(count, problem.primary, rate))], problem.budget)
-    untrained = [
-        run(f"untrained-{seed}", lambda seed=seed: problem.controller(seed)) for seed in trials.untrained_seeds
-    ]
-    add("untrained controller", untrained)
-    timed = [
-        run(f"time-{seed}", lambda seed=seed: trials.trained(problem, seed, features="time"))
-        for seed in problem.seeds[:TIMED_SEEDS]
-    ]
-    add(TIMED, timed, problem.budget)
-    learned = {seed: trials.trained(problem, seed) for seed in problem.seeds}
-    guided = {seed: run(f"learned-{seed}", lambda seed=seed: learned[seed]) for seed in learned}
+    untrained = run_each("untrained", {seed: partial(problem.controller, seed) for seed in trials.untrained_seeds})
+    add("untrained controller", list(untrained.values()))
+    seeds = problem.seeds
+    timed = {seed: partial(trials.trained, problem, seed, features="time") for seed in seeds[:TIMED_SEEDS]}
+    add(TIMED, list(run_each("time", timed).values()), problem.budget)
+    guided = run_each("learned", {seed: partial(trials.trained, problem, seed) for seed in seeds})
     add(LEARNED, list(guided.values()), problem.budget)
     decided = {seed: _filled(ran, problem.steps) for seed, ran in guided.items()}
-    replayed = [
-        run(f"replayed-{seed}", lambda seed=seed: Recorded(decided[seed].roll(1, 0).T, count)) for seed in decided
-    ]
-    add("its decisions of another trial", replayed, problem.budget)
-    shuffled = [run(f"shuffled-{seed}", lambda seed=seed: _shuffled(decided[seed], count, seed)) for seed in decided]
-    add(SHUFFLED, shuffled, problem.budget)
+    replayed = {seed: partial(Recorded, done.roll(1, 0).T, count) for seed, done in decided.items()}
+    add("its decisions of another trial", list(run_each("replayed", replayed).values()), problem.budget)
+    shuffled = {seed: partial(_shuffled, done, count, seed) for seed, done in decided.items()}
+    add(SHUFFLED, list(run_each("shuffled", shuffled).values()), problem.budget)
     return Contest(problem, purpose, rows, weight, rate)
 
 
@@ -156,14 +155,20 @@ def best_rate(problem: Problem, trials: Trials) -> float:
     family = problem.families("controller", problem.seed)
     count, each = len(family.choices), max(2, problem.budget // RATES)
     tried = np.linspace(0.02, 0.98, RATES)
-    scores = []
-    for rate in tried:
-        schedule = rates(count, problem.primary, float(rate))
-        ran = trials.run(
-            problem, f"rate-{rate:.3f}", lambda made=schedule: made, purpose="controller", trials=each, stream="search"
+    calls = {
+        f"rate-{rate:.3f}": partial(
+            trials.run,
+            problem,
+            f"rate-{rate:.3f}",
+            partial(rates, count, problem.primary, float(rate)),
+            purpose="controller",
+            trials=each,
+            stream="search",
         )
-        scores.append(_score(problem, ran))
-    return float(tried[int(np.argmin(scores))])
+        for rate in tried
+    }
+    found = run_all(calls, title=f"{problem.title}: constant rates")
+    return float(tried[int(np.argmin([_score(problem, ran) for ran in found.values()]))])
 
 
 def best_weight(problem: Problem, trials: Trials, purpose: Purpose) -> float:
@@ -174,19 +179,22 @@ def best_weight(problem: Problem, trials: Trials, purpose: Purpose) -> float:
     scores: dict[float, float] = {}
 
     def search(weights: Sequence[float]) -> None:
-        for weight in weights:
-            weight = float(f"{weight:.6g}")
-            if weight not in scores:
-                ran = trials.run(
-                    problem,
-                    f"weight-{weight:.6g}",
-                    lambda: InTurn([0], choices=1),
-                    purpose=purpose,
-                    family=made(purpose, problem.seed, weight),
-                    trials=1,
-                    stream="search",
-                )
-                scores[weight] = _score(problem, ran)
+        new = [weight for weight in (float(f"{weight:.6g}") for weight in weights) if weight not in scores]
+        calls = {
+            f"weight-{weight:.6g}": partial(
+                trials.run,
+                problem,
+                f"weight-{weight:.6g}",
+                partial(InTurn, [0], choices=1),
+                purpose=purpose,
+                family=made(purpose, problem.seed, weight),
+                trials=1,
+                stream="search",
+            )
+            for weight in new
+        }
+        found = run_all(calls, title=f"{problem.title}: weights").values()
+        scores.update(zip(new, (_score(problem, ran) for ran in found), strict=True))
 
     def around() -> tuple[float, float]:
         ordered = sorted(scores)

@@ -7,6 +7,7 @@ share no code with the library: modules, optimizers and the loop are plain PyTor
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from l2o.experiments.study import Study
 from l2o.schedules.base import Schedule
 from l2o.schedules.fixed import InTurn
 from l2o.schedules.follow import follow
+from l2o.sweeps import run_all
 from l2o.tasks.score_network import ScoreNetwork, load_score_network
 from l2o.tasks.score_training import score_data
 from l2o.tasks.scores import inception_score
@@ -74,12 +76,12 @@ def run(preset: str, results: Path, work: Path) -> None:
     curves: dict[str, Array] = {}
     shares: dict[str, float] = {}
     for name, schedule in schedules.items():
-        rows, taken = [], []
-        for seed in settings.seeds:
-            with study.console.status(f"{name}, seed {seed}"):
-                scores, share = train(schedule(seed), images, judge, settings, seed)
-            rows.append(scores)
-            taken.append(share)
+        made = {seed: schedule(seed) for seed in settings.seeds}
+        calls = {
+            f"{name}, seed {seed}": partial(train, made[seed], images, judge, settings, seed) for seed in settings.seeds
+        }
+        with study.console.status(name):
+            rows, taken = zip(*run_all(calls, title=name).values(), strict=True)
         curves[name], shares[name] = np.array(rows), float(np.mean(taken))
     best = {name: rows.max(1) for name, rows in curves.items()}  # [seeds]
     title = "A schedule of 8x8 digits guides a GAN on 14x14 MNIST"

@@ -8,6 +8,7 @@ statement about the published numbers.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.rng import Stream
 from l2o.schedules.fixed import InTurn
+from l2o.sweeps import run_all
 from l2o.tasks.gan import GAN
 
 STEPS = "steps (updates of either network)"
@@ -132,10 +134,11 @@ def draw_scores(study: Study, rows: Mapping[str, Row], title: str, *, note: str 
 
 def fixed_ratios(problem: Problem, trials: Trials, ratios: tuple[tuple[int, int], ...]) -> dict[str, Row]:
     """The trials of each ratio of discriminator to generator."""
-    return {
-        f"{d}:{g}": Row(f"{d}:{g}", [trials.run(problem, f"ratio-{d}-{g}", lambda d=d, g=g: InTurn([1] * d + [0] * g))])
+    calls = {
+        f"{d}:{g}": partial(trials.run, problem, f"ratio-{d}-{g}", partial(InTurn, [1] * d + [0] * g))
         for d, g in ratios
     }
+    return {name: Row(name, [ran]) for name, ran in run_all(calls, title=f"{problem.title}: ratios").items()}
 
 
 def _ratio_table(ratios: dict[str, Row], problem: Problem) -> Tabled:

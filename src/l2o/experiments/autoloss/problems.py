@@ -1,5 +1,6 @@
 """The problems of AutoLoss's experiments: how schedules are trained on each, and how they are tried."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -76,7 +77,15 @@ class Problem:
 
     def __post_init__(self) -> None:
         # Every table, verdict and run asks for the family; drawing or loading its data once is enough.
-        object.__setattr__(self, "families", cache(self.families))
+        object.__setattr__(self, "families", cache(inspect.unwrap(self.families)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to a worker, it goes without its cache, which cannot be sent."""
+        return {**vars(self), "families": inspect.unwrap(self.families)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
 
     @property
     def settled(self) -> Settings:

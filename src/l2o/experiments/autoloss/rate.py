@@ -7,6 +7,7 @@ lambda (1 - p) / p, so the best share is known: lambda / (lambda + 0.4) = 0.2.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from l2o.experiments.autoloss.problems import CAP, Problem, Sizes, regression
 from l2o.experiments.autoloss.trials import history, train
 from l2o.experiments.study import Study
 from l2o.methods.policy_gradient import PolicyGradient
+from l2o.sweeps import run_all
 from l2o.weights import save
 
 PENALTY, BEST = 0.1, 0.1 / (0.1 + 0.4)
@@ -58,8 +60,8 @@ def run(preset: str, results: Path, work: Path) -> None:
     study = Study.of("autoloss/rate", preset, results, work, settings)
     problem = replace(regression(preset, PENALTY), sizes=settings.sizes)
     share, value, seconds = [], [], []
-    for seed in settings.seeds:
-        found = _trained(problem, seed, study)
+    calls = {f"seed {seed}": partial(_trained, problem, seed, study.folder, study.work) for seed in settings.seeds}
+    for found in run_all(calls, title="controllers").values():
         updates = [event for event in found["events"] if event["kind"] == "window"]
         validations = [event for event in found["events"] if event["kind"] == "validation"]
         share.append([event["share of mse"] for event in updates])
@@ -82,7 +84,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         xscale="linear",
         note="each line a controller",
     )
-    study.figures.append(Shown("figure.png", title, f"{title}, against updates; it goes to the best rate."))
+    study.figures.append(Shown("figure.png", title, f"{title}, against updates, and the best rate."))
     rows: list[dict[str, str | float | None]] = [
         {
             "seed of the controller": str(seed),
@@ -126,9 +128,9 @@ def _point(value: float) -> Interval:
     return Interval(value, value, value, 2)
 
 
-def _trained(problem: Problem, seed: int, study: Study) -> dict[str, Any]:
+def _trained(problem: Problem, seed: int, folder: Path, work: Path) -> dict[str, Any]:
     """How the training went; resumed if it was stopped, not repeated if it is done."""
-    directory = study.work / f"controller-{seed}"
+    directory = work / f"controller-{seed}"
     found = train(problem, problem.controller(seed, bias=START), PolicyGradient(problem.reward), seed, directory)
-    save(found.schedule, study.folder / "weights" / f"controller-{seed}", found.card)
+    save(found.schedule, folder / "weights" / f"controller-{seed}", found.card)
     return history(directory, found.seconds)

@@ -7,6 +7,7 @@ which is why those parts have a table of their own here.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from l2o.evaluation.dots import plot_dots
@@ -17,6 +18,7 @@ from l2o.experiments.autoloss.problems import Problem, classification, regressio
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.schedules.fixed import InTurn
+from l2o.sweeps import run_all
 
 FRESH = range(2, 12)
 """Seeds of the draws of the regression's fresh problems."""
@@ -135,21 +137,21 @@ def _fresh(problem: Problem, trials: Trials, clean: Contest) -> Tabled:
     assert clean.weight is not None
     alone, joint, learned = _names(clean)
     made = {
-        alone: lambda: InTurn([0], choices=2),
-        "coin": lambda: rates(2, 0, 0.5),
-        CONSTANT: lambda: rates(2, 0, clean.rate),
-        learned: lambda: trials.trained(problem, 1),
+        alone: partial(InTurn, [0], choices=2),
+        "coin": partial(rates, 2, 0, 0.5),
+        CONSTANT: partial(rates, 2, 0, clean.rate),
+        learned: partial(trials.trained, problem, 1),
     }
+    both = partial(InTurn, [0], choices=1)
+    joined = {data: problem.joint("model", data, clean.weight) for data in seeds}
     rows: list[dict[str, str | float | None]] = []
     for name in (alone, joint, "coin", CONSTANT, learned):
-        runs = []
-        for data in seeds:
-            if name == joint:
-                family = problem.joint("model", data, clean.weight)
-                runs.append(trials.run(few, "joint", lambda: InTurn([0], choices=1), data=data, family=family))
-            else:
-                runs.append(trials.run(few, name, made[name], data=data))
-        row = Row(name, runs)  # draws of the data in the place of seeds
+        if name == joint:
+            calls = {f"{d}": partial(trials.run, few, "joint", both, data=d, family=joined[d]) for d in seeds}
+        else:
+            calls = {f"{d}": partial(trials.run, few, name, made[name], data=d) for d in seeds}
+        runs = run_all(calls, title=f"{problem.title}, other draws: {name}")
+        row = Row(name, list(runs.values()))  # draws of the data in the place of seeds
         rows.append(
             {
                 "schedule": name,

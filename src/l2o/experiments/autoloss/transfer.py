@@ -6,7 +6,9 @@ than under 1:1; a GAN on CIFAR-10 under a schedule trained on MNIST. In the pres
 architectures for 8x8 digits, and grey images of 16x16 for CIFAR-10.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -17,10 +19,12 @@ from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.contest import best_rate, best_weight, cell, rates
 from l2o.experiments.autoloss.gan import draw_scores
 from l2o.experiments.autoloss.problems import Problem, classification, gan, players
-from l2o.experiments.autoloss.trials import Row, Trials
+from l2o.experiments.autoloss.trials import Row, Runs, Trials
 from l2o.experiments.study import Study
 from l2o.rng import Stream
+from l2o.schedules.base import Schedule
 from l2o.schedules.fixed import InTurn
+from l2o.sweeps import run_all
 from l2o.tasks.gan import GAN
 from l2o.tasks.gan_architecture import Architecture
 
@@ -62,10 +66,7 @@ def run_data(preset: str, results: Path, work: Path) -> None:
             Row("constant rate of the first data", [trials.run(problem, "constant", lambda: rates(2, 0, constant))]),
             Row(
                 "transferred schedule",
-                [
-                    trials.run(problem, f"transferred-{seed}", lambda seed=seed: trials.trained(source, seed))
-                    for seed in source.seeds
-                ],
+                _each(trials, problem, "transferred", {s: partial(trials.trained, source, s) for s in source.seeds}),
             ),
         ]
         rows = {row.name: row for row in made}
@@ -111,6 +112,14 @@ def run_data(preset: str, results: Path, work: Path) -> None:
     )
 
 
+def _each(trials: Trials, problem: Problem, title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> list[Runs]:
+    """The trials of one schedule for each seed."""
+    calls = {
+        f"{title}-{seed}": partial(trials.run, problem, f"{title}-{seed}", made) for seed, made in schedules.items()
+    }
+    return list(run_all(calls, title=f"{problem.title}: {title}").values())
+
+
 def run_architectures(preset: str, results: Path, work: Path) -> None:
     """Figure 4b: GANs of sampled architectures."""
     settings, trials, source = PRESETS[preset], Trials(preset, results, work), players(preset)
@@ -118,12 +127,17 @@ def run_architectures(preset: str, results: Path, work: Path) -> None:
     rows: list[dict[str, str | float | None]] = []
     pairs: dict[str, tuple[float, float]] = {}
     wins, counted = 0, 0
-    for number in range(settings.architectures):
-        problem = _sampled(source, number, settings, preset)
-        even, guided = (
-            trials.run(problem, "1-1", lambda: InTurn([0, 1])),
-            trials.run(problem, "guided", lambda: trials.trained(source, 1)),
-        )
+    problems = [_sampled(source, number, settings, preset) for number in range(settings.architectures)]
+    made = {"1-1": partial(InTurn, [0, 1]), "guided": partial(trials.trained, source, 1)}
+    trials.trained(source, 1)
+    calls = {
+        f"{name}, architecture {number}": partial(trials.run, problem, name, schedule)
+        for number, problem in enumerate(problems)
+        for name, schedule in made.items()
+    }
+    ran = run_all(calls, title="sampled architectures")
+    for number, problem in enumerate(problems):
+        even, guided = (ran[f"{name}, architecture {number}"] for name in made)
         scores = [float(run.metrics["inception_score"].mean()) for run in (even, guided)]
         rows.append(
             {
@@ -180,10 +194,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         Row("1:1", [trials.run(problem, "1-1", lambda: InTurn([0, 1]))]),
         Row(
             "untrained controller",
-            [
-                trials.run(problem, f"untrained-{seed}", lambda seed=seed: source.controller(seed))
-                for seed in trials.untrained_seeds
-            ],
+            _each(trials, problem, "untrained", {s: partial(source.controller, s) for s in trials.untrained_seeds}),
         ),
         Row(
             "constant rate of the digits",
@@ -191,10 +202,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         ),
         Row(
             "schedule of the digits",
-            [
-                trials.run(problem, f"guided-{seed}", lambda seed=seed: trials.trained(source, seed))
-                for seed in source.seeds
-            ],
+            _each(trials, problem, "guided", {s: partial(trials.trained, source, s) for s in source.seeds}),
         ),
     ]
     rows = {row.name: row for row in made}

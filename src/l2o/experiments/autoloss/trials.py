@@ -140,9 +140,14 @@ class Trials:
 
     def __init__(self, preset: str, results: Path, work: Path, *, console: Console | None = None) -> None:
         self.preset = preset
+        self._results, self._work = results, work
         self.folder = results / "autoloss" / "shared" / preset
         self.work = work / "autoloss" / "shared" / preset
         self.console = console or Console()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to a worker, it makes a console of its own there."""
+        return Trials, (self.preset, self._results, self._work)
 
     @cached_property
     def untrained_seeds(self) -> Sequence[int]:

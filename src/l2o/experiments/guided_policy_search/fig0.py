@@ -4,6 +4,7 @@ What the policy cannot do where it was trained, it will not do elsewhere: figure
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from l2o.methods.guided_policy.cost import GradientFeature, Taylor
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.search import GuidedPolicySearch, Regression
 from l2o.optimizers.predicted_step import PredictedStep
+from l2o.sweeps import run_all
 
 BRIEF, ALONE = Regression(passes=1, steps=1), BregmanADMM(share=1e-12)
 """For what is about controllers alone: nothing pulls them to a policy."""
@@ -34,7 +36,7 @@ def run(preset: str, results: Path, work: Path) -> None:
     settings = shared.settings
     study = Study.of("guided-policy-search/fig0", preset, results, work, settings)
     panel = Panel(TRAINING[preset][0], steps=settings.tried)
-    trials = {name: shared.trials(name, panel) for name in EVERYONE}
+    trials = shared.panel(EVERYONE, panel)
     title = f"{panel.data}, the task of the meta-training"
     plot_bands(
         {name: found.band() for name, found in trials.items()},
@@ -90,12 +92,14 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
             preset, momentum, alternation=ALONE, regression=BRIEF, cost=GradientFeature(newest)
         ),
     }
-    found = {}
-    for name, method in methods.items():
-        file = f"ablation-{slug(name)}"
-        shared.trained(file, PredictedStep(hidden=4, seed=1), method, plan(shared.preset, 1))
-        found[name] = shared.history(file)
-    return found
+    files = {name: f"ablation-{slug(name)}" for name in methods}
+    made = plan(shared.preset, 1)
+    calls = {
+        name: partial(shared.trained, files[name], PredictedStep(hidden=4, seed=1), method, made)
+        for name, method in methods.items()
+    }
+    run_all(calls, title="ablations")
+    return {name: shared.history(file) for name, file in files.items()}
 
 
 def _values(history: Mapping[str, Any]) -> list[float]:

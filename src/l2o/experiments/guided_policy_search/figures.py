@@ -229,7 +229,7 @@ def run(name: str, preset: str, results: Path, work: Path) -> None:
     panels: dict[str, dict[str, Trials]] = {}
     for data in testing(preset):
         panel = Panel(data, large=figure.large, batch=figure.batch, steps=steps)
-        panels[data] = {other: shared.trials(other, panel) for other in EVERYONE}
+        panels[data] = shared.panel(EVERYONE, panel)
         _draw(study, panels[data], f"{name.replace('fig', 'Figure ')}, {figure.title}: {data}")
         study.tables.append(_table(data, panels[data], settings, shared))
         notes = family(preset, data, large=figure.large, batch=figure.batch).data_notes()

@@ -8,9 +8,9 @@ what it was made from has changed. Checkpoints lie in the work folder.
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from l2o.optimizers.predicted_step import PredictedStep
 from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
 from l2o.rng import Stream
+from l2o.sweeps import run_all
 from l2o.weights import load_card, save
 
 POLICY = "predicted step descent"
@@ -183,9 +184,26 @@ class Shared:
 
     def __init__(self, preset: str, results: Path, work: Path, *, console: Console | None = None) -> None:
         self.preset, self.settings = preset, PRESETS[preset]
+        self._results, self._work = results, work
         self.folder = results / "guided-policy-search" / "shared" / preset
         self.work = work / "guided-policy-search" / "shared" / preset
         self.console = console or Console()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to a worker, it makes a console of its own there."""
+        return Shared, (self.preset, self._results, self._work)
+
+    def panel(self, names: Sequence[str], panel: Panel) -> dict[str, Trials]:
+        """The trials of several; what has to be trained, tuned and tried for them is spread over the workers."""
+        if POLICY in names:
+            _ = self.momentum  # every policy's first controller imitates it
+        learned: dict[str, Callable[[], Any]] = {
+            f"policy-{seed}": partial(self.policy, seed) for seed in self.settings.policies if POLICY in names
+        }
+        found = {UNROLLED: partial(getattr, self, "unrolled")} if UNROLLED in names else {}
+        tuned = {name: partial(self.tuned, name) for name in names if name in BASELINES}
+        run_all({**learned, **found, **tuned}, title="training and tuning")
+        return run_all({name: partial(self.trials, name, panel) for name in names}, title=f"trials on {panel.data}")
 
     # ---- what is trained
 

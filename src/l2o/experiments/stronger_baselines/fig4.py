@@ -7,6 +7,7 @@ best of all is the longest. It is what L2O-DM-AUG of figure 5 was chosen from.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from l2o.errors import InterruptedRunError
@@ -25,6 +26,7 @@ from l2o.optimizers.architectures import load
 from l2o.optimizers.dm import L2ODM
 from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
+from l2o.sweeps import run_all
 from l2o.weights import load_card, save
 
 OPTIMIZEE = "MLP-orig"
@@ -78,6 +80,13 @@ def run(preset: str, results: Path, work: Path) -> None:
     """Runs the preset and writes its results."""
     settings, shared = PRESETS[preset], Shared(preset, results, work)
     study = Study.of("stronger-baselines/fig4", preset, results, work, settings)
+    missing = [
+        length for length in settings.lengths if not all(p.exists() for p in _paths(length, settings, shared).values())
+    ]
+    trained = run_all(
+        {f"{length} steps": partial(_train, length, settings, shared) for length in missing}, title="meta-training"
+    )
+    study.seconds += sum(trained.values())
     tested = {length: _tested(length, settings, shared, study) for length in settings.lengths}
     for length, marks in tested.items():
         study.tables.append(_table(length, marks))
@@ -103,17 +112,10 @@ def run(preset: str, results: Path, work: Path) -> None:
 
 def _tested(length: int, settings: Settings, shared: Shared, study: Study) -> Mapping[int, LongRuns]:
     """The long runs of each part's best, by the trajectories at the part's end."""
-    plan = replace(settings.plan, horizon=ConstantHorizon(length, min(20, length // 2)))
-    marks = range(settings.part, plan.trajectories + 1, settings.part)
-    paths = {mark: shared.folder / "weights" / f"fig4-{length}-at-{mark}.safetensors" for mark in marks}
-    if not all(path.exists() for path in paths.values()):
-        directory = _train(plan, settings, shared, study)
-        for mark, path in paths.items():
-            kept = directory / f"best-{mark}.safetensors"
-            save(load(kept), path, load_card(kept))
-    tested: dict[int, LongRuns] = {}
-    for mark, path in paths.items():
-        runs = shared.long_runs(
+    paths = _paths(length, settings, shared)
+    calls = {
+        f"{length} steps, {mark:,} trajectories": partial(
+            shared.long_runs,
             load(path),
             OPTIMIZEE,
             name=f"fig4-{length}-at-{mark}",
@@ -121,18 +123,27 @@ def _tested(length: int, settings: Settings, shared: Shared, study: Study) -> Ma
             steps=settings.steps,
             runs=settings.runs,
         )
+        for mark, path in paths.items()
+    }
+    tested = dict(zip(paths, run_all(calls, title=f"runs on {OPTIMIZEE}").values(), strict=True))
+    for runs in tested.values():
         study.seconds += runs.about[0]["seconds"]
         study.data += [note for note in runs.about[0]["data"] if note not in study.data]
         study.backends.append(f"{runs.about[0]['backend']}: L2O-DM")
-        tested[mark] = runs
     return tested
 
 
-def _train(plan: Plan, settings: Settings, shared: Shared, study: Study) -> Path:
-    """Meta-trains, and returns the folder in which the best of each part is kept."""
-    length = plan.horizon.stages[0].steps
+def _paths(length: int, settings: Settings, shared: Shared) -> dict[int, Path]:
+    """The weights of each part's best, by the trajectories at the part's end."""
+    marks = range(settings.part, settings.plan.trajectories + 1, settings.part)
+    return {mark: shared.folder / "weights" / f"fig4-{length}-at-{mark}.safetensors" for mark in marks}
+
+
+def _train(length: int, settings: Settings, shared: Shared) -> float:
+    """Meta-trains, keeps the best of each part, and returns the seconds that it took."""
+    plan = replace(settings.plan, horizon=ConstantHorizon(length, min(20, length // 2)))
     directory = shared.work / f"fig4-{length}"
-    study.console.print(f"meta-training on trajectories of {length} steps; checkpoints in {directory}")
+    shared.console.print(f"meta-training on trajectories of {length} steps; checkpoints in {directory}")
     with ProgressBar(plan.trajectories, f"{length} steps") as bar:
         trained = metatrain(
             L2ODM.chen(seed=plan.seed),
@@ -145,8 +156,10 @@ def _train(plan: Plan, settings: Settings, shared: Shared, study: Study) -> Path
         )
     if not trained.finished:
         raise InterruptedRunError(f"stopped; the same command goes on from {directory}")
-    study.seconds += trained.seconds
-    return directory
+    for mark, path in _paths(length, settings, shared).items():
+        kept = directory / f"best-{mark}.safetensors"
+        save(load(kept), path, load_card(kept))
+    return trained.seconds
 
 
 def _table(length: int, marks: Mapping[int, LongRuns]) -> Tabled:

@@ -10,9 +10,9 @@ lie in the work folder.
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from l2o.outer_loop import Plan
 from l2o.progress import ProgressBar
 from l2o.provenance import source_commit
 from l2o.rng import Stream
+from l2o.sweeps import run_all
 from l2o.weights import Card, load_card, save
 
 RULES: dict[str, Baseline] = {
@@ -120,9 +121,32 @@ class Shared:
 
     def __init__(self, preset: str, results: Path, work: Path, *, console: Console | None = None) -> None:
         self.preset, self.settings = preset, PRESETS[preset]
+        self._results, self._work = results, work
         self.folder = results / "stronger-baselines" / "shared" / preset
         self.work = work / "stronger-baselines" / "shared" / preset
         self.console = console or Console()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to a worker, it makes a console of its own there."""
+        return Shared, (self.preset, self._results, self._work)
+
+    def prepare(self, optimizee: str, learned: Sequence[str], rules: Sequence[str] = ()) -> None:
+        """Trains, tunes and runs all that a panel shows and that is not there yet, spread over the workers."""
+        seeds = self.settings.seeds
+        every = [(name, seed) for name in learned for seed in seeds]
+        run_all(
+            {
+                f"{name}-{seed}": partial(self.train, name, seed)
+                for name, seed in every
+                if not self._is_trained(name, seed)
+            },
+            title="meta-training",
+        )
+        calls: dict[str, Callable[[], LongRuns]] = {
+            f"{name}-{seed} on {optimizee}": partial(self._learned, name, seed, optimizee) for name, seed in every
+        }
+        calls |= {f"{rule} on {optimizee}": partial(self.tuned, rule, optimizee) for rule in rules}
+        run_all(calls, title=f"runs on {optimizee}")
 
     @cached_property
     def recipes(self) -> Mapping[str, Recipe]:
@@ -138,13 +162,17 @@ class Shared:
             InterruptedRunError: a signal stopped it; everything so far is checkpointed.
         """
         path = self.folder / "weights" / f"{name}-{seed}.safetensors"
-        while not (path.exists() and path.with_suffix(".json").exists()):
+        while not self._is_trained(name, seed):
             try:
                 self._train(name, seed, path)
             except InUseError as error:
                 self.console.print(f"{name}, seed {seed}: {error}; waiting")
                 time.sleep(_WAIT)
         return load(path)
+
+    def _is_trained(self, name: str, seed: int) -> bool:
+        path = self.folder / "weights" / f"{name}-{seed}.safetensors"
+        return path.exists() and path.with_suffix(".json").exists()
 
     def _train(self, name: str, seed: int, path: Path) -> None:
         optimizer, method, plan = self.recipes[name].seeded(seed)
