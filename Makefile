@@ -84,12 +84,13 @@ docs: $(DOCS_STAMP)  ## the site in build/site, every link checked
 	$(BIN)/python scripts/stage_docs.py
 	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
-evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults (about an hour)
+evidence: $(STAMP)  ## the slow proofs: kills, corruptions, planted faults, distributions (about an hour)
 	$(BIN)/python scripts/kill_and_resume.py
 	$(BIN)/python scripts/kill_a_rank.py
 	$(BIN)/python scripts/corrupt_files.py
 	$(BIN)/python scripts/plant_faults.py
 	$(BIN)/python scripts/compare_backends.py
+	$(BIN)/python scripts/check_distribution.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .coverage src/l2o/kernels/*.so
