@@ -38,9 +38,10 @@ class CurveChart {
   refusal(axis) {
     const values = this.traces.flatMap((trace) => trace[axis]).filter((value) => value !== null);
     const label = this.data[`${axis}label`];
-    if (values.some((value) => value < 0)) return `no logarithmic ${axis} axis, as some values of “${label}” are negative`;
+    const what = `no logarithmic ${axis} axis`;
+    if (values.some((value) => value < 0)) return `${what}, as some values of “${label}” are negative`;
     const positive = new Set(values.filter((value) => value > 0));
-    return positive.size < 2 ? `no logarithmic ${axis} axis, as “${label}” has too few values above 0` : "";
+    return positive.size < 2 ? `${what}, as “${label}” has too few values above 0` : "";
   }
 
   build(place, words) {
@@ -105,10 +106,11 @@ class CurveChart {
 
   /** What of y the visible curves need in a range of x, up to the chart's limit. */
   fitted([first, last]) {
-    const found = Object.values(this.data.levels ?? {});
+    const found = this.view.x ? [] : Object.values(this.data.levels ?? {});
+    const bands = this.scale.y === "log" ? (end) => end > 0 : () => true;
     for (const { x, y, low, high } of this.traces.filter((trace) => trace.visible)) {
       const inside = x.map((_, point) => point).filter((point) => x[point] >= first && x[point] <= last);
-      found.push(...inside.flatMap((point) => [y[point], low[point], high[point]]));
+      found.push(...inside.flatMap((point) => [y[point], ...[low[point], high[point]].filter(bands)]));
     }
     const values = found.filter((value) => value !== null);
     if (!values.length) return [this.scale.y === "log" ? 0.1 : 0, 1];
@@ -152,11 +154,13 @@ class CurveChart {
 
   draw() {
     const x = this.view.x ?? this.everything();
-    const frame = new Frame(Math.max(240, this.plot.clientWidth), { ...this.scale }, { x, y: this.view.y ?? this.fitted(x) });
+    const range = { x, y: this.view.y ?? this.fitted(x) };
+    const frame = new Frame(Math.max(240, this.plot.clientWidth), { ...this.scale }, range);
     const { width, height, left, right, top, bottom } = frame;
     this.frame = frame;
     this.canvas.replaceChildren();
-    for (const [key, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) this.canvas.setAttribute(key, value);
+    this.canvas.setAttribute("width", width);
+    this.canvas.setAttribute("height", height);
     const clip = svg("clipPath", { id: `${this.key}-clip` }, svg("defs", {}, this.canvas));
     svg("rect", { x: left, y: top - 1, width: right - left, height: bottom - top + 2 }, clip);
     const without = this.scale.x === "log" && this.traces.some((trace) => trace.x.includes(0));
@@ -167,7 +171,7 @@ class CurveChart {
     for (const trace of visible) drawBand(frame, trace, inside);
     for (const trace of visible) drawCurve(frame, trace, inside);
     this.pointer = svg("g", { class: "pointer" }, this.canvas);
-    for (const [axis, made] of Object.entries(this.switches)) made.setAttribute("aria-pressed", String(this.scale[axis] === "log"));
+    for (const axis of ["x", "y"]) this.switches[axis].setAttribute("aria-pressed", String(this.scale[axis] === "log"));
     this.read(this.cursor);
   }
 
@@ -190,7 +194,8 @@ class CurveChart {
     const { top, bottom } = this.frame;
     const at = this.frame.place("x", this.cursor);
     if (this.frame.holds(at, top)) svg("line", { x1: at, x2: at, y1: top, y2: bottom }, this.pointer);
-    for (const trace of this.traces.filter((each) => each.visible)) {
+    const reaching = ({ visible, x: all }) => visible && all[0] <= this.cursor && this.cursor <= all.at(-1);
+    for (const trace of this.traces.filter(reaching)) {
       const point = nearest(trace.x, this.cursor);
       const ends = [trace.low[point], trace.high[point]];
       const band = ends.includes(null) ? "" : ` [${ends.map(numberText).join(", ")}]`;

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from l2o import checkpoint
 from l2o.errors import ArgumentError, DataError
+from l2o.evaluation import long_runs
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.figure import CROSS, Scale
-from l2o.evaluation.lines import EXPLOSION, Line, ceiling, described, line
+from l2o.evaluation.lines import EXPLOSION, Line, ceiling, described, line, thin
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.statistics import FLOOR, Array, Interval
 
@@ -121,6 +122,8 @@ def of_long_runs(
 ) -> list[Chart]:
     """The panels of `panels.plot_panels`: mean ln loss of every block over meta-training seeds and runs, its interval.
 
+    Single seeds, thin lines in the figure, are left out.
+
     Args:
         panels: heading to optimizer to long runs.
         thick: the optimizer that the figure is about.
@@ -138,7 +141,10 @@ def of_long_runs(
             f"each point: mean over {' or '.join(map(str, blocks))} steps",
             "line: mean over meta-training seeds and runs, up to the first failure; band: its 95 % interval",
         ]
-        charts.append(Chart(heading, "step", "ln loss", traces, notes, yscale="linear", levels=dict(levels or {})))
+        limit = _number(long_runs.ceiling(runs.values(), (levels or {}).values()))
+        charts.append(
+            Chart(heading, "step", "ln loss", traces, notes, yscale="linear", limit=limit, levels=dict(levels or {}))
+        )
     return charts
 
 
@@ -171,9 +177,10 @@ def of_intervals(
 def trace(
     name: str, x: ArrayLike, y: ArrayLike, low: ArrayLike, high: ArrayLike, *, note: str = "", bold: bool = False
 ) -> Trace:
-    """A curve without failures; what is not finite is left out."""
-    columns = [np.asarray(values, dtype=np.float64) for values in (y, low, high)]
-    places = np.asarray(x, dtype=np.float64)
+    """A curve without failures, thinned like others; what is not finite is left out."""
+    places, *columns = (np.asarray(values, dtype=np.float64) for values in (x, y, low, high))
+    shown = thin(len(places))
+    places, columns = places[shown], [values[shown] for values in columns]
     return Trace(
         name, _numbers(places, _DIGITS_OF_STEPS), *map(_numbers, columns), whole=len(places), crosses=[], note=note,
         bold=bold,
@@ -199,7 +206,10 @@ def read_charts(path: Path) -> list[Chart]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [Chart(**{**entry, "traces": [Trace(**each) for each in entry["traces"]]}) for entry in content]
+        charts = [Chart(**{**entry, "traces": [Trace(**each) for each in entry["traces"]]}) for entry in content]
+        if not charts:
+            raise ValueError("it is empty")
+        return charts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no charts ({error!r}); make the figure again") from error
 

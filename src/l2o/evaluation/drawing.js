@@ -61,7 +61,8 @@ function drawStroke(trace, d, parent, pattern = dashes(trace), share = 1) {
 function drawMark(trace, x, y, parent) {
   const hollow = Math.floor(trace.look / MARKS.length) % 2 === 1;
   const fill = hollow ? "var(--card)" : colour(trace);
-  svg("path", { d: markPath(MARKS[trace.look % MARKS.length], x, y), stroke: colour(trace), fill, class: "shape" }, parent);
+  const d = markPath(MARKS[trace.look % MARKS.length], x, y);
+  svg("path", { d, stroke: colour(trace), fill, class: "shape" }, parent);
 }
 
 /** Where values lie in a picture: its size, its box, and what its axes show. */
@@ -86,13 +87,15 @@ class Frame {
   place(axis, value) {
     const [low, high] = this.range[axis].map((end) => forward(this.scale[axis], end));
     const share = (forward(this.scale[axis], value) - low) / (high - low);
-    const pixels = axis === "x" ? this.left + share * (this.right - this.left) : this.bottom - share * (this.bottom - this.top);
+    const { left, right, top, bottom } = this;
+    const pixels = axis === "x" ? left + share * (right - left) : bottom - share * (bottom - top);
     return Math.min(Math.max(pixels, -1e5), 1e5);
   }
 
   /** The value at a place: the inverse of `place`. */
   valueAt(axis, pixels) {
-    const share = axis === "x" ? (pixels - this.left) / (this.right - this.left) : (this.bottom - pixels) / (this.bottom - this.top);
+    const { left, right, top, bottom } = this;
+    const share = axis === "x" ? (pixels - left) / (right - left) : (bottom - pixels) / (bottom - top);
     const [low, high] = this.range[axis].map((end) => forward(this.scale[axis], end));
     return backward(this.scale[axis], low + share * (high - low));
   }
@@ -108,12 +111,13 @@ class Frame {
 
   /** The points of a curve that have a place on the axis of x and values in all of `columns`. */
   points(trace, ...columns) {
-    const all = trace.x.map((_, point) => point);
-    return all.filter((point) => columns.every((values) => values[point] !== null) && (this.scale.x !== "log" || trace.x[point] > 0));
+    const known = trace.x.map((_, point) => point).filter((point) => columns.every((values) => values[point] !== null));
+    return known.filter((point) => this.scale.x !== "log" || trace.x[point] > 0);
   }
 
   pairs(trace, points, values) {
-    return points.map((point) => `${this.place("x", trace.x[point]).toFixed(1)},${this.place("y", values[point]).toFixed(1)}`);
+    const at = (axis, value) => this.place(axis, value).toFixed(1);
+    return points.map((point) => `${at("x", trace.x[point])},${at("y", values[point])}`);
   }
 }
 
