@@ -7,7 +7,7 @@ const MARKS = ["circle", "square", "up", "diamond", "down", "plus", "star", "bar
 const DASHES = ["", "9 4", "2 3"]; // change where the colours come round, as in the figures
 const FAILED = "5 4";
 const [TOP, RIGHT, BOTTOM, MARGIN, LETTER] = [26, 14, 44, 12, 7.4];
-const [ROW, COLUMN, GAP] = [55, 90, 110]; // pixels between ticks, and between the marks of a curve
+const [ROW, COLUMN, GAP] = [42, 90, 110]; // pixels between ticks, and between the marks of a curve
 
 function svg(name, attributes, parent) {
   const made = document.createElementNS(SVG, name);

@@ -64,7 +64,7 @@ function linearTicks([low, high], count) {
 
 function logarithmicTicks([low, high], count) {
   const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
-  const every = Math.max(1, Math.ceil((last - first + 1) / Math.max(2, count)));
+  const every = Math.max(1, Math.round((last - first + 1) / Math.max(2, count)));
   const decades = [];
   for (let decade = Math.ceil(first / every) * every; decade <= last; decade += every) decades.push(Number((10 ** decade).toPrecision(12)));
   if (decades.length > 2) return decades;
