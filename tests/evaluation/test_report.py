@@ -133,6 +133,7 @@ def test_a_figures_curves_are_data_of_the_page_beside_the_figure(tmp_path: Path,
 def test_a_figure_without_curves_stands_for_itself(tmp_path: Path, report: Report) -> None:
     read = page(tmp_path, replace(report, pictures=[replace(report.pictures[0], charts=())]))
     assert read.data == []
+    assert len(read.scripts) == 1  # what draws charts is left out
     assert "summary" not in [tag for tag, attributes in read.tags if attributes.get("class") == "picture"]
     assert [tag for tag, _ in read.tags].count("figure") == 1
 

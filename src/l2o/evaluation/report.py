@@ -28,7 +28,7 @@ from l2o.evaluation.tables import Row
 from l2o.evaluation.verdicts import Verdict, Verdicts
 
 SCRIPTS = ("scales.js", "drawing.js", "chart.js", "gestures.js", "report.js")
-"""Of every page, in this order: each uses what those before it define."""
+"""Of a page with charts, in this order: each uses what those before it define. Without charts the last is enough."""
 
 CARD, DARK_CARD = "#ffffff", "#1a2029"
 """What curves are drawn on, in the light and in the dark scheme."""
@@ -100,7 +100,8 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Writes the page. Every text in it is escaped: a title cannot become markup."""
-    scripts = [_part(name) for name in SCRIPTS]
+    drawn = any(picture.charts for picture in report.pictures)
+    scripts = [_part(name) for name in (SCRIPTS if drawn else SCRIPTS[-1:])]
     page = _template().render(
         report=report,
         record=report.record,
