@@ -42,7 +42,8 @@ $(INTEGRATIONS_STAMP): $(STAMP)
 	$(INSTALL) --editable '.[integrations]'
 	touch $(INTEGRATIONS_STAMP)
 
-test-integrations: $(INTEGRATIONS_STAMP)  ## learned optimizers inside the frameworks; a skipped test counts as failed
+test-integrations: $(INTEGRATIONS_STAMP)  ## inside the frameworks, and reports in a browser; skipped counts as failed
+	$(BIN)/python scripts/browser.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integrations --durations=5 --junitxml=build/integrations.xml
 	$(BIN)/python scripts/frameworks_table.py build/integrations.xml --check
 

@@ -1,6 +1,8 @@
 """The command line: every subcommand runs on small input, and says what is wrong with bad input."""
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +126,21 @@ def test_compare_evaluate_and_report_make_the_same_pages(tmp_path):
     assert (tmp_path / "both/report.html").read_text() == page
     assert main(["evaluate", "adam:0.1", *common, "--out", "one"]) == 0
     assert (tmp_path / "one/curves.png").stat().st_size > 10_000
+
+
+def test_the_command_of_a_comparison_makes_it_again(tmp_path):
+    given = ["compare", "sgd:0.01", "adam:0.1", *SMALL, "--steps", "5", "--tasks", "3", "--last", "2", "--out", "a b"]
+    assert main(given) == 0
+
+    def written() -> tuple[dict, bytes]:
+        return json.loads((tmp_path / "a b/options.json").read_text()), (tmp_path / "a b/curves.png").read_bytes()
+
+    command = json.loads((tmp_path / "a b/config.json").read_text())["command"]
+    assert command.startswith("l2o compare sgd:0.01 adam:0.1 --")
+    before = written()
+    shutil.rmtree(tmp_path / "a b")
+    assert main(shlex.split(command)[1:]) == 0
+    assert written() == before
 
 
 def test_tune_prints_the_best_rate_and_its_budget(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch
 from l2o.curves import Curves
 from l2o.errors import DataError
 from l2o.evaluation.compare import Comparison
+from l2o.evaluation.dots import plot_bands
 from l2o.evaluation.plots import plot_curves
 from l2o.evaluation.results import Compared, Description, Shown, read_description, render, write_description
+from l2o.evaluation.statistics import Interval
 from l2o.evaluation.tuning import Tuning
 from l2o.evaluation.verdicts import Verdict, write_verdicts
 
@@ -64,6 +67,45 @@ def test_both_pages_tell_verdicts_tables_data_and_command(folder):
     assert "0.1 (on the grid's edge)" in readme
     assert "What <was> done." not in page
     assert "nested.seed" in page
+
+
+def test_a_figure_is_drawn_from_what_lies_beside_it(folder):
+    path, description = folder
+    page = (render(path)).read_text()
+    charts = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    assert [[trace["name"] for trace in chart["traces"]] for chart in charts] == [["learned", "Adam"]]
+    assert [trace["bold"] for trace in charts[0]["traces"]] == [True, False]  # Adam is the one that was tuned
+    plot_curves({"a": torch.rand(2, 5)}, path=path / "other.png", title="other")
+    marks = {"band": {1.0: Interval(1.0, 0.5, 1.5, 3), 2.0: Interval(2.0, 1.5, 2.5, 3)}}
+    plot_bands(marks, path=path / "bands.png", title="bands", xlabel="x", ylabel="y")
+    figures = [*description.figures, Shown("other.png", "Other", "No data."), Shown("bands.png", "Bands", "Bands.")]
+    write_description(path, dataclasses.replace(description, figures=figures))
+    page = render(path).read_text()
+    assert page.count('<script type="application/json">') == 2
+    assert page.count("<img") == 3
+    (path / "bands.charts.json").write_text("[]")
+    with pytest.raises(DataError, match=r"bands\.charts\.json holds no charts"):
+        render(path)
+
+
+def test_baselines_tuned_for_the_area_are_not_drawn_at_first(folder):
+    path, description = folder
+    tunings = {"Adam": dataclasses.replace(TUNING, metric="area"), "SGD": TUNING}
+    losses = torch.linspace(2, 1, 11, dtype=torch.float64).repeat(3, 1)
+    curves = {name: Curves(losses, {}, 11, 1e-3, 8) for name in ("Adam", "SGD", "learned")}
+    Comparison(curves, "bowl", last=1).save(path / "curves.npz")
+    write_description(path, dataclasses.replace(description, comparisons=[Compared("curves.npz", "Bowls", tunings)]))
+    (text,) = re.findall(r'<script type="application/json">(.*?)</script>', render(path).read_text())
+    shown = {trace["name"]: trace["shown"] for trace in json.loads(text)["traces"]}
+    assert list(shown.items()) == [("learned", True), ("SGD", True), ("Adam", False)]
+
+
+def test_the_page_links_the_files_that_are_there(folder):
+    path, _ = folder
+    links = re.findall(r'<a href="([^"]*)">', render(path).read_text())
+    assert links == ["config.json", "verdict.json", "curves.npz", "README.md"]
+    (path / "options.json").write_text("{}")
+    assert "options.json" in re.findall(r'<a href="([^"]*)">', render(path).read_text())
 
 
 def test_rendering_twice_gives_the_same_pages(folder):

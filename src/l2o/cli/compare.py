@@ -10,7 +10,16 @@ import tyro
 from rich.console import Console
 
 from l2o.cli import choices
-from l2o.cli.options import Positional, RunOptions, SweepOptions, TaskOptions, optimizer, save_configuration
+from l2o.cli.options import (
+    WHO,
+    Positional,
+    RunOptions,
+    SweepOptions,
+    TaskOptions,
+    command_line,
+    optimizer,
+    save_configuration,
+)
 from l2o.errors import ArgumentError
 from l2o.evaluation.compare import compare
 from l2o.evaluation.plots import plot_curves
@@ -83,7 +92,7 @@ class Compare:
             experiment=f"comparison on {family.name}",
             preset="",
             summary=f"{title}, {comparison.runs} tasks of {comparison.steps} steps.",
-            command=f"l2o compare {' '.join(self.optimizers)} (options in options.json)",
+            command=command_line("compare", self, first=self.optimizers, without=("optimizers", *WHO)),
             configuration={"optimizers": list(self.optimizers), **asdict(self.task), **asdict(options)},
             data=family.data_notes(),
             backend=backends_in_words(made, options.device, dtype),

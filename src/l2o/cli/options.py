@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,10 @@ class RunOptions:
     """Number type."""
 
 
+WHO = ("workers", "cluster", "address")
+"""Options that no result depends on."""
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     """Who does the independent runs."""
@@ -116,18 +120,18 @@ def rule(name: str) -> LearnedOptimizer:
         raise ArgumentError(f"{name!r}: write a rule with its learning rate, as adam:0.01 ({error})") from error
 
 
-def command_line(command: str, options: Any, *, without: Collection[str] = ()) -> str:
-    """The shortest command that gives these options, but for those of the names in `without`."""
-    return shlex.join(["l2o", command, *_words(options, without)])
+def command_line(command: str, options: Any, *, first: Sequence[str] = (), without: Collection[str] = ()) -> str:
+    """The shortest command that gives these options, but for those of the names in `without`; `first` has no flags."""
+    return shlex.join(["l2o", command, *first, *_words(options, without)])
 
 
 def _words(options: Any, without: Collection[str]) -> list[str]:
     words: list[str] = []
-    for name, default in vars(type(options)()).items():
-        value, flag = getattr(options, name), name.replace("_", "-")
+    for each in dataclasses.fields(options):
+        name, value, flag = each.name, getattr(options, each.name), each.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             words += _words(value, without)
-        elif value != default and name not in without:
+        elif value != each.default and name not in without:
             match value:
                 case bool():
                     words.append(f"--{flag}" if value else f"--no-{flag}")

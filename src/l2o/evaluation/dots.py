@@ -11,6 +11,8 @@ from torch import Tensor
 
 from l2o.errors import ArgumentError
 from l2o.evaluation import figure
+from l2o.evaluation.charts import beside, of_intervals, write_charts
+from l2o.evaluation.figure import Scale
 from l2o.evaluation.statistics import Interval
 
 
@@ -77,10 +79,10 @@ def plot_bands(
     title: str,
     xlabel: str,
     ylabel: str,
-    xscale: str = "log",
+    xscale: Scale = "log",
     note: str = "",
 ) -> None:
-    """Draws intervals against a number, one band a name.
+    """Draws intervals against a number, one band a name; writes them beside the figure too, for `charts.read_charts`.
 
     Args:
         curves: name to number to interval.
@@ -93,6 +95,8 @@ def plot_bands(
     """
     if not curves or not all(curves.values()):
         raise ArgumentError("curves is empty, or one of them is; there is nothing to draw")
+    chart = of_intervals(curves, xlabel=xlabel, ylabel=ylabel, xscale=xscale, note=note)
+    write_charts(beside(path), [chart])
     with figure.drawing(title, xlabel, ylabel, path) as (axes, notes):
         axes.set_xscale(xscale)
         ends = []

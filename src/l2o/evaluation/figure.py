@@ -30,7 +30,7 @@ Dashes = str | tuple[int, tuple[float, ...]]
 
 CROSS = "\N{MULTIPLICATION SIGN}"
 INK, FAINT = "#222222", "#666666"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#555555")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#555555")
 _DASHES: tuple[Dashes, ...] = ("-", (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 _SIZE = (6.8, 4.4)
 _FONT = 11.5
@@ -104,7 +104,7 @@ def label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 def look(place: int) -> tuple[str, Dashes]:
     """Colour and dashes of the curve at a place in the order: dashes change where the colours come round again."""
-    return _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    return COLOURS[place % len(COLOURS)], _DASHES[place // len(COLOURS) % len(_DASHES)]
 
 
 def literal(text: str) -> str:

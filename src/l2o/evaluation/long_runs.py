@@ -1,6 +1,6 @@
 """Long runs, averaged over blocks of steps: what is kept of curves that several figures share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from l2o.errors import ArgumentError, CheckpointError
 from l2o.evaluation import statistics
 from l2o.evaluation.statistics import FLOOR, Array, Interval, crossed_bootstrap
 
+HEADROOM = 1.5
+"""The axis of ln loss ends so far above the start: what explodes leaves the frame."""
 _KIND = "long runs"
 
 
@@ -86,6 +88,12 @@ class LongRuns:
         """The middle step of each block, `[blocks]`."""
         return (np.arange(self.means.shape[2]) + 0.5) * self.block
 
+    @property
+    def start(self) -> float:
+        """The largest mean ln loss of a first block; 0 if every run failed in it."""
+        first = self.log_means[..., 0]
+        return float(np.nanmax(first)) if np.isfinite(first).any() else 0.0
+
     def final(self) -> Array:
         """Mean ln loss of the last block, `[seeds, runs]`; +inf for a failed run."""
         last = self.log_means[..., -1]
@@ -137,3 +145,8 @@ class LongRuns:
             return cls(*arrays, block=metadata["block"], about=metadata["about"])
         except KeyError as error:
             raise CheckpointError(f"{path} lacks {error}; delete it and make it again") from error
+
+
+def ceiling(runs: Iterable[LongRuns], levels: Iterable[float] = ()) -> float:
+    """Where an axis of ln loss ends at the latest: `HEADROOM` above the highest start, or level that it shows."""
+    return max([*levels, *(each.start for each in runs)]) + HEADROOM

@@ -12,12 +12,11 @@ from matplotlib.lines import Line2D
 
 from l2o.errors import ArgumentError
 from l2o.evaluation import figure
-from l2o.evaluation.long_runs import LongRuns
+from l2o.evaluation.charts import beside, of_long_runs, write_charts
+from l2o.evaluation.long_runs import LongRuns, ceiling
 from l2o.evaluation.statistics import Array
 
 _PANEL = (4.3, 3.5)
-_HEADROOM = 1.5
-"""The axis of ln loss ends so far above the start: what explodes leaves the frame, and is counted in the legend."""
 
 
 def plot_panels(
@@ -29,6 +28,8 @@ def plot_panels(
     levels: Mapping[str, float] | None = None,
 ) -> None:
     """Draws one panel for each optimizee: the mean ln loss of every optimizer in blocks of steps.
+
+    Writes the curves beside the figure too, for `charts.read_charts`.
 
     Thick or not, a line is the mean over meta-training seeds and runs, its band the 95 % interval of both, and the thin
     lines around it are the means of single seeds. A line ends where a run has failed. Every optimizer has one colour
@@ -46,6 +47,7 @@ def plot_panels(
     """
     if not panels or not all(panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
+    write_charts(beside(path), of_long_runs(panels, thick=thick, levels=levels))
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
     columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
@@ -159,7 +161,6 @@ def _draw(
     axes: Axes, heading: str, runs: Mapping[str, LongRuns], names: list[str], thick: str, levels: Mapping[str, float]
 ) -> None:
     figure.label(axes, heading, "step", "ln loss")
-    starts: list[float] = []
     shown: list[Array] = []
     for name, one in runs.items():
         colour, dashes = figure.look(names.index(name))
@@ -170,14 +171,13 @@ def _draw(
             axes.plot(one.places, seed, color=colour, linewidth=0.6, alpha=0.7, zorder=above)
         width = 2.6 if name == thick else 1.6
         axes.plot(one.places, centre, color=colour, linestyle=dashes, linewidth=width, zorder=above + 1)
-        starts.append(float(np.nanmax(one.log_means[..., 0])) if np.isfinite(one.log_means[..., 0]).any() else 0.0)
         shown += [centre, low, high]
     for meaning, height in levels.items():
         axes.axhline(height, color=figure.FAINT, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
         axes.annotate(meaning, (0.99, height), (0, 2), fontsize=8.5, color=figure.FAINT, **place)
     heights = np.concatenate([*shown, list(levels.values())])
-    figure.frame(axes, heights, limit=max([*levels.values(), *starts]) + _HEADROOM)
+    figure.frame(axes, heights, limit=ceiling(runs.values(), levels.values()))
     axes.set_xlim(0, max(one.steps for one in runs.values()))
 
 

@@ -1,58 +1,19 @@
 """Figures: curves with their uncertainty, meta-training, tuning. Each says below its axes what it shows of the runs."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from l2o.errors import ArgumentError
-from l2o.evaluation import figure, statistics
+from l2o.evaluation import figure
 from l2o.evaluation.figure import CROSS, End, Scale
-from l2o.evaluation.statistics import FLOOR, Array
+from l2o.evaluation.lines import EXPLOSION, Average, Band, Line, ceiling, described, line
+from l2o.evaluation.statistics import Array
 from l2o.evaluation.tuning import Tuning
-
-Average = Literal["mean", "log-mean"]
-"""Over runs: the mean of the losses, or the exponential of the mean of their logarithms."""
-Band = Literal["interval", "deviation", "none"]
-"""Around the average: its 95 % bootstrap interval, one standard deviation of the runs, or nothing."""
-
-EXPLOSION = 20.0
-"""The axis of a loss ends at this many times the largest first loss: what explodes leaves the frame."""
-_POINTS = 400
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One optimizer's curve, ready to be drawn.
-
-    Args:
-        name: shown at its end.
-        steps: `[points]`.
-        centre: average over the runs that are left, `[points]`, not a number where none is.
-        low: lower end of the band, `[whole]`.
-        high: upper end of the band, `[whole]`.
-        whole: how many points all runs reach.
-        runs: all of them.
-        deaths: the first point that a run does not reach, one entry per failed run.
-        diverged: runs that diverged, as the tables count them.
-        start: mean of the first losses.
-    """
-
-    name: str
-    steps: Array
-    centre: Array
-    low: Array
-    high: Array
-    whole: int
-    runs: int
-    deaths: list[int]
-    diverged: int
-    start: float
 
 
 def plot_curves(
@@ -95,21 +56,20 @@ def plot_curves(
     if unknown:
         raise ArgumentError(f"learned names {unknown}, which have no curves; there are {', '.join(curves)}")
     names = [name for name in curves if name in learned] + [name for name in curves if name not in learned]
-    lines = [_line(name, curves[name], average, band, block) for name in names]
-    centres = np.concatenate([line.centre for line in lines])
-    bands = np.concatenate([part for line in lines for part in (line.low, line.high)])
-    limit = EXPLOSION * max(line.start for line in lines)
+    lines = [line(name, curves[name], average=average, band=band, block=block) for name in names]
+    centres = np.concatenate([each.centre for each in lines])
+    bands = np.concatenate([part for each in lines for part in (each.low, each.high)])
     with figure.drawing(title, xlabel, ylabel, path) as (axes, notes):
-        notes += [_averages(lines, average), *_bands(lines, band), *_blocks(block)]
+        notes += [*described(lines, average, band), *_blocks(block)]
         notes += figure.choose_scale(axes, centres, scale)
-        cut = figure.frame(axes, np.concatenate([centres, bands]), limit=limit if limit > 0 else math.inf)
+        cut = figure.frame(axes, np.concatenate([centres, bands]), limit=ceiling(lines))
         notes += [f"{note} {EXPLOSION:g} times the first loss" for note in cut]
         axes.set_xlim(0, max(np.shape(losses)[1] for losses in curves.values()) - 1)
-        for place, line in enumerate(lines):
-            _draw(axes, line, place, thick=line.name in learned, above=2 * (len(lines) - place))
-        if any(line.deaths for line in lines):
+        for place, each in enumerate(lines):
+            _draw(axes, each, place, thick=each.name in learned, above=2 * (len(lines) - place))
+        if any(each.deaths for each in lines):
             notes.append(f"{CROSS}: a run failed, and dashed after it: the runs left")
-        figure.name_ends(axes, [_end(line, place, line.name in learned) for place, line in enumerate(lines)])
+        figure.name_ends(axes, [_end(each, place, each.name in learned) for place, each in enumerate(lines)])
 
 
 def plot_meta_training(
@@ -198,66 +158,7 @@ def plot_tuning(
         axes.legend(loc="center left", bbox_to_anchor=(1.03, 0.45), frameon=False, labelspacing=0.9, handlelength=1.6)
 
 
-def _line(name: str, losses: ArrayLike, average: Average, band: Band, block: int) -> _Line:
-    steps, blocks = statistics.block_means(losses, block)
-    shown = _thin(blocks.shape[1])
-    steps, blocks = steps[shown], blocks[:, shown]
-    dead = np.isnan(blocks)
-    whole = int((~dead.any(0)).sum())
-    forward, back = _transforms(name, blocks, average)
-    values = forward(blocks)
-    left = np.where(dead.all(0), np.nan, (~dead).sum(0))
-    with np.errstate(over="ignore"):
-        centre = np.where(dead, 0.0, values).sum(0) / left
-        low, high = _ends(values[:, :whole], band)
-        return _Line(
-            name=name,
-            steps=steps,
-            centre=back(centre),
-            low=back(low),
-            high=back(high),
-            whole=whole,
-            runs=len(blocks),
-            deaths=[int(np.argmax(row)) for row in dead if row.any()],
-            diverged=int(statistics.diverged(losses).sum()),
-            start=float(np.nan_to_num(statistics.check_losses(losses)[:, 0]).mean()),
-        )
-
-
-def _transforms(
-    name: str, blocks: Array, average: Average
-) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    if average == "mean":
-        return (lambda x: x), (lambda x: x)
-    if average != "log-mean":
-        raise ArgumentError(f"average is {average!r}; choose 'mean' or 'log-mean'")
-    if bool((blocks < 0).any()):
-        raise ArgumentError(f"{name} has negative losses, which have no logarithm; choose average='mean'")
-    return (lambda x: np.log(np.maximum(x, FLOOR))), np.exp
-
-
-def _ends(values: Array, band: Band) -> tuple[Array, Array]:
-    """The band around the mean of `values` `[runs, points]`, which may have no points: two ends `[points]`."""
-    if band not in ("interval", "deviation", "none"):
-        raise ArgumentError(f"band is {band!r}; choose 'interval', 'deviation' or 'none'")
-    centre = values.mean(0)
-    if band == "none" or values.shape[0] == 1 or values.shape[1] == 0:
-        return centre, centre
-    if band == "interval":
-        return statistics.mean_band(values)
-    deviation = values.std(0, ddof=1)
-    # On skewed losses, mean minus deviation lies below every run, and below zero: the band ends at the lowest run.
-    return np.maximum(centre - deviation, values.min(0)), centre + deviation
-
-
-def _thin(count: int) -> list[int]:
-    """Evenly spaced points, the first and the last among them: more than a figure can resolve is not drawn."""
-    if count <= _POINTS:
-        return list(range(count))
-    return [round(place * (count - 1) / (_POINTS - 1)) for place in range(_POINTS)]
-
-
-def _draw(axes: Axes, line: _Line, place: int, *, thick: bool, above: float) -> None:
+def _draw(axes: Axes, line: Line, place: int, *, thick: bool, above: float) -> None:
     colour, dashes = figure.look(place)
     width = 2.8 if thick else 1.5
     steps, centre = line.steps, line.centre
@@ -268,14 +169,14 @@ def _draw(axes: Axes, line: _Line, place: int, *, thick: bool, above: float) -> 
     if line.deaths:
         rest = slice(max(0, line.whole - 1), None)
         axes.plot(steps[rest], centre[rest], linestyle=(0, (3, 2)), linewidth=0.6 * width, **style)
-        last = np.array(sorted({max(0, death - 1) for death in line.deaths}))
+        last = np.array(line.crosses)
         # A run that explodes fails far above the frame: its cross stands at the edge.
         axes.plot(steps[last], np.clip(centre[last], *axes.get_ylim()), color=colour, zorder=99, **figure.crosses())
 
 
-def _end(line: _Line, place: int, bold: bool) -> End:
-    count = f"\n{line.diverged} of {line.runs} diverged" if line.diverged else ""
-    return _last(line.steps, line.centre, line.name + count, figure.look(place)[0], bold)
+def _end(line: Line, place: int, bold: bool) -> End:
+    text = "\n".join(filter(None, (line.name, line.count)))
+    return _last(line.steps, line.centre, text, figure.look(place)[0], bold)
 
 
 def _last(x: Array, y: Array, text: str, colour: str, bold: bool = False) -> End:
@@ -286,20 +187,6 @@ def _last(x: Array, y: Array, text: str, colour: str, bold: bool = False) -> End
         if len(finite)
         else End(0, math.inf, text, colour)
     )
-
-
-def _averages(lines: Sequence[_Line], average: Average) -> str:
-    counts = sorted({line.runs for line in lines})
-    if counts == [1]:
-        return "one run"
-    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"mean of {runs} runs" if average == "mean" else f"exponential of the mean ln loss of {runs} runs"
-
-
-def _bands(lines: Sequence[_Line], band: Band) -> list[str]:
-    if band == "none" or all(line.runs == 1 for line in lines):
-        return []
-    return ["band: 95 % bootstrap interval" if band == "interval" else "band: one standard deviation of the runs"]
 
 
 def _blocks(block: int) -> list[str]:

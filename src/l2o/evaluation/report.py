@@ -1,21 +1,39 @@
-"""One self-contained HTML page about an experiment: no script, no request to anywhere, readable on a phone."""
+"""One self-contained HTML page about an experiment: no request to anywhere, works from disk, readable on a phone.
+
+Curves are drawn by scripts of our own, `SCRIPTS`, which are part of the page; without JavaScript it shows the PNG
+files. A library was weighed: uPlot, the smallest that is well kept, is about 50 kB in each page and draws on a canvas.
+Legend buttons, keyboard, wheel and pinch, reading by touch, refusals of a logarithmic axis and the dark scheme would be
+ours all the same, about half of these 700 lines, and minified code that nobody here reads would lie in every folder of
+results. What is drawn as SVG takes the page's colours, prints, and can be read by a test. The page's policy allows the
+scripts by their digests, and nothing else.
+"""
 
 import base64
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
 from l2o import checkpoint
 from l2o.errors import ArgumentError
-from l2o.evaluation import tables
+from l2o.evaluation import colours, figure, tables
+from l2o.evaluation.charts import Chart
 from l2o.evaluation.tables import Row
 from l2o.evaluation.verdicts import Verdict, Verdicts
 
+SCRIPTS = ("scales.js", "drawing.js", "chart.js", "gestures.js", "report.js")
+"""Of a page with charts, in this order: each uses what those before it define. Without charts the last is enough."""
+
+CARD, DARK_CARD = "#ffffff", "#1a2029"
+"""What curves are drawn on, in the light and in the dark scheme."""
+
+_FOLDED = 12
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -27,11 +45,13 @@ class Picture:
         title: its heading.
         path: a PNG file; its bytes become part of the page.
         alternative: what it shows, in words, for those who cannot see it.
+        charts: its curves, which are drawn in its place where there is JavaScript.
     """
 
     title: str
     path: Path
     alternative: str
+    charts: Sequence[Chart] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,7 @@ class Report:
         data_notes: what there is to know about the data, see `TaskFamily.data_notes`.
         version: of the package, see `provenance.package_version`.
         command: that makes this result again.
+        files: beside the page, to what they are; linked, not embedded.
     """
 
     title: str
@@ -74,22 +95,46 @@ class Report:
     data_notes: Sequence[str] = ()
     version: str = ""
     command: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(path: Path, report: Report) -> None:
     """Writes the page. Every text in it is escaped: a title cannot become markup."""
+    drawn = any(picture.charts for picture in report.pictures)
+    scripts = [_part(name) for name in (SCRIPTS if drawn else SCRIPTS[-1:])]
     page = _template().render(
         report=report,
         record=report.record,
         outcome=outcome(report.record),
-        pictures=[(picture, _embedded(picture.path)) for picture in report.pictures],
+        style=f"{palette()}\n{_part('report.css')}",
+        scripts=scripts,
+        digests=[_digest(script) for script in scripts],
+        pictures=[
+            (picture, _embedded(picture.path), [asdict(chart) for chart in picture.charts])
+            for picture in report.pictures
+        ],
         tables=[(table, tables.headings(table.rows)) for table in report.tables],
         cell_parts=tables.cell_parts,
         verdict_measured=measured_parts,
         facts=_facts(report),
         config=_flat(report.config),
+        folded=_FOLDED,
+        files=[(quote(name), name, meaning) for name, meaning in report.files.items()],
     )
     checkpoint.write_bytes(path, page.encode())
+
+
+def palette() -> str:
+    """The colours of curves as CSS variables, `--curve-0` and so on: those of figures, changed as far as must be.
+
+    On white the lighter ones are darkened until they have the contrast that graphics need. On the dark card the darker
+    ones are lightened until they have that of text: thin lines are lost there sooner.
+    """
+    light, dark = (
+        " ".join(f"--curve-{n}: {colours.visible(each, card, least=least)};" for n, each in enumerate(figure.COLOURS))
+        for card, least in ((CARD, colours.GRAPHICS), (DARK_CARD, colours.TEXT))
+    )
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
 
 
 def outcome(record: Verdicts) -> str:
@@ -153,10 +198,20 @@ def _embedded(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(blob).decode()}"
 
 
+def _digest(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+@functools.cache
+def _part(name: str) -> str:
+    return resources.files("l2o.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
 @functools.cache
 def _template() -> jinja2.Template:
-    text = resources.files("l2o.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(text)
+    # `tojson` escapes what could end a script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.from_string(_part("report.html.j2"))

@@ -1,13 +1,14 @@
 """A folder of results: what lies in it, and the two pages, README.md and report.html, that are made from it alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from l2o import checkpoint
 from l2o.errors import DataError
+from l2o.evaluation.charts import Chart, beside, of_comparison, read_charts
 from l2o.evaluation.compare import Comparison
 from l2o.evaluation.report import Picture, Report, Table, duration, measured_parts, outcome, write_report
 from l2o.evaluation.tables import Row, markdown
@@ -101,16 +102,25 @@ def read_description(folder: Path) -> Description:
 
 
 def render(folder: Path) -> Path:
-    """Makes README.md and report.html from the other files of the folder, and returns the path of the report."""
+    """Makes README.md and report.html from the other files of the folder, and returns the path of the report.
+
+    A figure is drawn by the page from the comparison or the charts that lie beside it under the same name.
+    """
     description, record = read_description(folder), read_verdicts(folder / "verdict.json")
     tables: list[Table] = []
+    drawn: dict[str, list[Chart]] = {}
     for compared in description.comparisons:
         comparison = Comparison.load(folder / compared.file)
+        drawn[Path(compared.file).stem] = [_chart(comparison, compared.tunings)]
         tables.append(Table(compared.title, comparison.loss_rows(), comparison.note))
         tables.append(Table(f"{compared.title}: cost", comparison.cost_rows(compared.tunings)))
     tables += [Table(tabled.title, tabled.rows, tabled.note) for tabled in description.tables]
     title = f"{description.experiment}, preset {description.preset}" if description.preset else description.experiment
-    pictures = [Picture(shown.title, folder / shown.file, shown.alternative) for shown in description.figures]
+    pictures = []
+    for shown in description.figures:
+        path = folder / shown.file
+        charts = read_charts(beside(path)) if beside(path).exists() else drawn.get(path.stem, [])
+        pictures.append(Picture(shown.title, path, shown.alternative, charts))
     report = Report(
         title=title,
         record=record,
@@ -121,6 +131,7 @@ def render(folder: Path) -> Path:
         data_notes=description.data,
         version=package_version(),
         command=description.command,
+        files=_files(folder, description),
     )
     write_report(folder / "report.html", report)
     checkpoint.write_bytes(folder / "README.md", _readme(report, record).encode())
@@ -135,6 +146,28 @@ def verdict_row(verdict: Verdict) -> Row:
         "runs": verdict.runs,
         "verdict": "passed" if verdict.passed else "**failed**",
     }
+
+
+def _chart(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Chart:
+    """A comparison's curves, of the baselines at first those that were tuned for the loss at the end, as in figures."""
+    named = [name for name in comparison.curves if name not in tunings]
+    finals = [name for name, tuning in tunings.items() if tuning.metric == "final"]
+    return of_comparison(
+        comparison,
+        bold=named if tunings else list(comparison.curves)[:1],
+        hidden=[name for name in tunings if finals and name not in finals],
+    )
+
+
+def _files(folder: Path, description: Description) -> dict[str, str]:
+    files = {
+        "config.json": "the full configuration, how baselines were tuned, and what stands on this page",
+        "options.json": "the options of the command, and what it ran on",
+        "verdict.json": "the verdicts",
+        **{compared.file: f"every loss of every run: {compared.title}" for compared in description.comparisons},
+        "README.md": "this page in Markdown",
+    }
+    return {name: meaning for name, meaning in files.items() if name == "README.md" or (folder / name).exists()}
 
 
 def _readme(report: Report, record: Verdicts) -> str:
