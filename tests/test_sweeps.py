@@ -182,7 +182,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_command_goes_on_to_the_same_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    task = ["tune", "adam", "--task", "quadratics", "--steps", "400", "--tasks", "4", "--workers", "2"]
+    grid = ["--low", "0.002", "--high", "0.064", "--per-octave", "1"]
+    task = ["tune", "sgd", "--task", "quadratics", "--steps", "8000", "--tasks", "4", *grid, "--workers", "2"]
     folder = tmp_path / "stopped"
     command = [sys.executable, "-m", "l2o", *task, "--out", str(folder)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
