@@ -7,8 +7,9 @@ from.
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -92,14 +93,15 @@ def run_all(
         {'two': 2, 'three': 3}
     """
     found: dict[str, T] = {}
-    for name, result in _results(calls, title):
-        found[name] = result
-        if done is not None:
-            done(name, result)
+    with closing(_results(calls, title)) as results:
+        for name, result in results:
+            found[name] = result
+            if done is not None:
+                done(name, result)
     return {name: found[name] for name in calls}
 
 
-def _results(calls: Mapping[str, Callable[[], T]], title: str) -> Iterator[tuple[str, T]]:
+def _results(calls: Mapping[str, Callable[[], T]], title: str) -> Generator[tuple[str, T]]:
     backend: Any
     backend, asked = get_active_backend()
     if len(calls) <= 1 or (backend.default_n_jobs if asked is None else asked) == 1:
@@ -120,9 +122,10 @@ def _results(calls: Mapping[str, Callable[[], T]], title: str) -> Iterator[tuple
     with RunsBar(len(waiting), title) as bar:
         try:
             for first in range(0, len(waiting), step):
-                for name, result in parallel(return_as=kind, batch_size=1)(waiting[first : first + step]):
-                    bar.done()
-                    yield name, result
+                with _ended(parallel(return_as=kind, batch_size=1)(waiting[first : first + step])) as results:
+                    for name, result in results:
+                        bar.done()
+                        yield name, result
         except Exception as error:
             if any(kind.__name__ in _LOST for kind in type(error).__mro__):
                 raise WorkerError(
@@ -153,6 +156,17 @@ def _versions() -> tuple[str, str]:
 
 def _settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("L2O_")}
+
+
+@contextmanager
+def _ended(results: Any) -> Iterator[Any]:
+    """Ends what joblib has not begun when a sweep is interrupted, which it would warn of; a list has ended."""
+    try:
+        yield results
+    finally:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* tasks .* cancelled", UserWarning)
+            getattr(results, "close", lambda: None)()
 
 
 # eq=False: Dask asks for a hash, and a dictionary has none.
@@ -228,6 +242,8 @@ def _ray(count: int | None, address: str | None) -> Iterator[None]:
         from ray.util.joblib import register_ray  # pyright: ignore
     except ImportError as error:
         raise _missing("ray") from error
+    if ray.is_initialized():
+        raise ArgumentError("this process is connected to a Ray cluster already; end that with ray.shutdown() first")
     if address is None:
         ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False)
     else:

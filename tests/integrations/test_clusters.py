@@ -15,9 +15,8 @@ from l2o.evaluation.compare import Comparison, compare
 from l2o.evaluation.tuning import Tuning, tune
 from l2o.sweeps import Cluster, run_all, workers
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 ray = pytest.importorskip("ray")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 TASKS = l2o.Stream(3, ("sweep",), tasks=range(3))
 OPTIMIZERS = {"RNNprop": l2o.RNNprop.lv(), "Adam": l2o.Adam(0.1)}
@@ -93,26 +92,13 @@ def test_an_error_says_in_which_run(cluster: Cluster) -> None:
         run_all({"good": os.getpid, "bad": fails})
 
 
-@pytest.mark.parametrize("name", ["dask", "ray"])
-def test_a_lost_worker_is_an_error_with_a_remedy(name: Cluster) -> None:
-    with workers(2, cluster=name), pytest.raises(WorkerError, match="fewer workers"):
+def test_a_lost_worker_is_an_error_with_a_remedy(cluster: Cluster) -> None:
+    with pytest.raises(WorkerError, match="fewer workers"):
         run_all({"good": os.getpid, "bad": dies})
 
 
-def test_a_running_dask_cluster_is_used() -> None:
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as running,
-        workers(cluster="dask", address=running.scheduler_address),
-    ):
-        spread = tuned()
-    assert spread == tuned()
-
-
-def test_a_running_ray_cluster_is_used() -> None:
-    running = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        with workers(2, cluster="ray", address=running.address):
-            spread = tuned()
-    finally:
-        running.shutdown()
-    assert spread == tuned()
+def test_a_second_connection_to_ray_is_refused(cluster: Cluster) -> None:
+    if not ray.is_initialized():
+        return
+    with pytest.raises(ArgumentError, match=r"ray\.shutdown"), workers(2, cluster="ray"):
+        pass

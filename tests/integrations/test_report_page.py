@@ -1,6 +1,7 @@
 """The report page in a real browser: what a reader can do with it, on a desktop and on a phone, in light and dark."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -136,6 +137,14 @@ def press(page: Page, name: str, chart: int = 0) -> None:
     page.locator(".chart").nth(chart).get_by_role("button", name=name, exact=False).click()
 
 
+def wait_until(page: Page, expression: str) -> None:
+    """Waits for a condition; `Page.wait_for_function` would have the page itself evaluate it, which its policy forbids."""
+    end = time.monotonic() + 10
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never: {expression}"
+        page.wait_for_timeout(20)
+
+
 def test_dragging_zooms_and_a_double_click_shows_everything_again(page: Page) -> None:
     whole, heights = numbers(page, "x"), ticks(page, "y")
     assert (min(whole), max(whole)) == (0, STEPS)
@@ -163,12 +172,12 @@ def test_the_wheel_zooms_a_chart_that_was_clicked_and_scrolls_the_page_otherwise
     page.mouse.move(*place)
     before = page.evaluate("scrollY")
     page.mouse.wheel(0, 120)
-    page.wait_for_function(f"scrollY != {before}")
+    wait_until(page, f"scrollY != {before}")
     assert numbers(page, "x") == whole
     page.mouse.click(*corner(page, 0.5, 0.5))
     before = page.evaluate("scrollY")
     page.mouse.wheel(0, -700)
-    page.wait_for_function("document.querySelector('.tick.x').textContent !== '0'")
+    wait_until(page, "document.querySelector('.tick.x').textContent !== '0'")
     assert np.ptp(numbers(page, "x")) < 0.4 * STEPS
     assert page.evaluate("scrollY") == before
 
@@ -190,7 +199,7 @@ def test_two_fingers_zoom_and_one_reads(opened: Callable[..., Page]) -> None:
     for apart in (30, 50, 80):
         touch("touchMove", x - apart, x + apart)
     touch("touchEnd")
-    page.wait_for_function("document.querySelector('.tick.x').textContent !== '0'")
+    wait_until(page, "document.querySelector('.tick.x').textContent !== '0'")
     assert np.ptp(numbers(page, "x")) < 0.5 * np.ptp(whole)
     assert page.evaluate("visualViewport.scale") == 1  # the page itself is not larger
 
