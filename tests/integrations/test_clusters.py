@@ -95,10 +95,3 @@ def test_an_error_says_in_which_run(cluster: Cluster) -> None:
 def test_a_lost_worker_is_an_error_with_a_remedy(cluster: Cluster) -> None:
     with pytest.raises(WorkerError, match="fewer workers"):
         run_all({"good": os.getpid, "bad": dies})
-
-
-def test_a_second_connection_to_ray_is_refused(cluster: Cluster) -> None:
-    if not ray.is_initialized():
-        return
-    with pytest.raises(ArgumentError, match=r"ray\.shutdown"), workers(2, cluster="ray"):
-        pass

@@ -138,7 +138,7 @@ def press(page: Page, name: str, chart: int = 0) -> None:
 
 
 def wait_until(page: Page, expression: str) -> None:
-    """Waits for a condition; `Page.wait_for_function` would have the page itself evaluate it, which its policy forbids."""
+    """Waits for a condition, which `Page.wait_for_function` would have evaluated as the policy of the page forbids."""
     end = time.monotonic() + 10
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never: {expression}"

@@ -3,6 +3,7 @@
 import pytest
 
 import l2o
+from l2o.errors import ArgumentError
 from l2o.evaluation.tuning import Tuning, tune
 from l2o.sweeps import workers
 
@@ -33,6 +34,8 @@ def test_a_running_ray_cluster_is_used() -> None:
     try:
         with workers(2, cluster="ray", address=running.address):
             spread = tuned()
+            with pytest.raises(ArgumentError, match=r"ray\.shutdown"), workers(2, cluster="ray"):
+                pass
     finally:
         running.shutdown()
     assert spread == tuned()
