@@ -18,7 +18,7 @@ KERNELS = {"l2o/kernels/_lstm_avx2.so", "l2o/kernels/_lstm_avx512.so"}
 PACKAGE = {
     path.relative_to(SOURCE).as_posix()
     for path in SOURCE.rglob("*")
-    if path.suffix in {".py", ".j2", ".safetensors", ".toml"}
+    if path.suffix in {".py", ".j2", ".js", ".css", ".safetensors", ".toml"}
 }
 BUILDS_KERNELS = platform.machine() in {"x86_64", "AMD64"} and shutil.which("c++") is not None
 LOADED = """

@@ -129,3 +129,12 @@ def test_shipped_weights_load_and_step():
         weight.square().sum().backward()
         torch_optimizer.step()
         assert not torch.equal(weight, torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["rnnprop-mnist", "dm-cl-il-mnist", "rnnprop-cl-il-mnist"])
+def test_shipped_weights_train_a_network_that_they_have_never_seen(name):
+    family = l2o.MLPClassifier.orig(l2o.load_dataset("digits", "train"), test=l2o.load_dataset("digits", "test"))
+    curves = l2o.run_curves(l2o.load(name), family, l2o.Stream(1, tasks=range(2)), steps=500)
+    assert (curves.losses[:, 0] > 2).all()
+    assert (curves.losses[:, -20:].mean(1) < 0.05).all()
+    assert (curves.metrics["test_accuracy"] > 0.93).all()
