@@ -27,6 +27,12 @@ from l2o.sweeps import run_all, workers
 
 GRID = [2.0**-power for power in range(1, 6)]
 TASKS = l2o.Stream(3, ("sweep",), tasks=range(3))
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
+from l2o.cli.main import main
+sys.exit(main())
+"""
 
 
 def tuned(**options):
@@ -185,7 +191,7 @@ def test_an_interrupted_command_goes_on_to_the_same_result(tmp_path: Path, capsy
     grid = ["--low", "0.002", "--high", "0.064", "--per-octave", "1"]
     task = ["tune", "sgd", "--task", "quadratics", "--steps", "8000", "--tasks", "4", *grid, "--workers", "2"]
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "l2o", *task, "--out", str(folder)]
+    command = [sys.executable, "-c", LISTENING, *task, "--out", str(folder)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kept: set[Path] = set()
     while len(kept) < 2 and started.poll() is None:
