@@ -110,7 +110,9 @@ def page(opened: Callable[..., Page]) -> Page:
 
 
 def ticks(page: Page, axis: str, chart: int = 0) -> list[str]:
-    return page.locator(".chart").nth(chart).locator(f".tick.{axis}").all_text_contents()
+    found = page.locator(".chart").nth(chart).locator(f".tick.{axis}")
+    expect(found.first).to_be_attached(timeout=60_000)  # a busy machine draws late
+    return found.all_text_contents()
 
 
 def numbers(page: Page, axis: str) -> list[float]:
@@ -139,7 +141,7 @@ def press(page: Page, name: str, chart: int = 0) -> None:
 
 def wait_until(page: Page, expression: str) -> None:
     """Waits for a condition, which `Page.wait_for_function` would have evaluated as the policy of the page forbids."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never: {expression}"
         page.wait_for_timeout(20)
