@@ -25,6 +25,8 @@ COMMAND = "l2o reproduce paper/figure --preset smoke"
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 
+expect.set_options(timeout=30_000)  # milliseconds; a busy machine is slow
+
 
 @pytest.fixture(scope="module")
 def losses() -> dict[str, np.ndarray]:
