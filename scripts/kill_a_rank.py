@@ -7,19 +7,16 @@ left, must end with an error within a minute and leave no process behind, and th
 end sha256 of everything that a run leaves must equal the uninterrupted run's, its times aside.
 """
 
-import argparse
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-from kill_and_resume import HORIZON, outcome, plan, train, trajectories_in, windows_logged
+from kill_and_resume import HORIZON, command, outcome, plan, train, windows_logged
 
 import l2o
 from l2o import checkpoint
@@ -120,23 +117,5 @@ def compare(folder: Path, trajectories: int, seed: int, kills: int) -> bool:
     return not different
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Kill processes of a shared meta-training, and compare its end.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the run in one process, on an idle core")
-    parser.add_argument("--kills", type=int, default=10, help="at least 1")
-    parser.add_argument("--seed", type=int, default=0, help="of the run and of the moments")
-    parser.add_argument("--trajectories", type=int, help="length of the run, instead of --seconds")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.kills < 1:
-        parser.error(f"--kills is {arguments.kills}; it must be at least 1")
-    trajectories = arguments.trajectories or trajectories_in(arguments.seconds, arguments.seed)
-    if arguments.child:
-        return child(arguments.child, trajectories, arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        return sys.exit(not compare(Path(folder), trajectories, arguments.seed, arguments.kills))
-
-
 if __name__ == "__main__":
-    main()
+    command("Kill processes of a shared meta-training, and compare its end.", compare, child, kills=10, least=1)

@@ -200,17 +200,25 @@ def compare(folder: Path, trajectories: int, seed: int, kills: int) -> bool:
     return enough and not different
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Kill a meta-training, resume it, and compare its end.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the uninterrupted run on an idle core")
-    parser.add_argument("--kills", type=int, default=20, help="at least 3")
+def command(
+    description: str,
+    compare: Callable[[Path, int, int, int], bool],
+    child: Callable[[Path, int, int], None],
+    *,
+    kills: int,
+    least: int,
+) -> None:
+    """The command line of a script that kills runs; exits 1 if what `compare` has made is not as it must be."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the run in one process, on an idle core")
+    parser.add_argument("--kills", type=int, default=kills, help=f"at least {least}")
     parser.add_argument("--seed", type=int, default=0, help="of the run and of the moments")
     parser.add_argument("--trajectories", type=int, help="length of the run, instead of --seconds")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.kills < 3:
-        parser.error(f"--kills is {arguments.kills}; it must be at least 3")
+    if arguments.kills < least:
+        parser.error(f"--kills is {arguments.kills}; it must be at least {least}")
     trajectories = arguments.trajectories or trajectories_in(arguments.seconds, arguments.seed)
     if arguments.child:
         return child(arguments.child, trajectories, arguments.seed)
@@ -219,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("Kill a meta-training, resume it, and compare its end.", compare, child, kills=20, least=3)

@@ -66,5 +66,10 @@ class UnsupportedError(L2OError, NotImplementedError):
     """A request that is understood and deliberately not served."""
 
 
+def missing_extra(what: str, extra: str, instead: str) -> UnsupportedError:
+    """The error for a package that an extra brings and that is not installed."""
+    return UnsupportedError(f"{what} needs the extra: pip install 'l2o[{extra}]', or {instead}")
+
+
 class BackendError(L2OError, RuntimeError):
     """A kernel that was asked for and cannot serve."""

@@ -1,5 +1,7 @@
 """Progress bars, of meta-training and of runs. Apart from `events`: importing the package does not import rich."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -59,39 +61,19 @@ class ProgressBar:
         self._progress.stop()
 
 
-class RunsBar:
-    """A bar over independent runs, with rate and time left; on terminals alone.
+@contextmanager
+def runs_bar(runs: int, title: str) -> Iterator[Callable[[], None]]:
+    """A bar over independent runs, with rate and time left, on terminals alone; call what it gives after each run.
 
     Args:
         runs: how many.
         title: what stands before the bar.
     """
-
-    def __init__(self, runs: int, title: str) -> None:
-        console = Console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._bar = self._progress.add_task(title, total=runs)
-
-    def done(self) -> None:
-        """One more is done."""
-        self._progress.advance(self._bar)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=runs)
+        yield lambda: progress.advance(bar)
 
 
 class _Rate(ProgressColumn):

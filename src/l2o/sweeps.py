@@ -9,7 +9,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -18,8 +18,8 @@ import torch
 from cloudpickle import Pickler
 from joblib.parallel import get_active_backend
 
-from l2o.errors import ArgumentError, UnsupportedError, WorkerError
-from l2o.progress import RunsBar
+from l2o.errors import ArgumentError, WorkerError, missing_extra
+from l2o.progress import runs_bar
 from l2o.provenance import package_version
 
 T = TypeVar("T")
@@ -119,12 +119,12 @@ def _results(calls: Mapping[str, Callable[[], T]], title: str) -> Generator[tupl
     # Where results come in together, as on Ray, a wave of runs at a time is asked for, and none lost that is done.
     step = len(waiting) if backend.supports_return_generator else max(1, joblib.effective_n_jobs())
     kind = "generator_unordered" if backend.supports_return_generator else "list"
-    with RunsBar(len(waiting), title) as bar:
+    with runs_bar(len(waiting), title) as one_more:
         try:
             for first in range(0, len(waiting), step):
                 with _ended(parallel(return_as=kind, batch_size=1)(waiting[first : first + step])) as results:
                     for name, result in results:
-                        bar.done()
+                        one_more()
                         yield name, result
         except Exception as error:
             if any(kind.__name__ in _LOST for kind in type(error).__mro__):
@@ -222,16 +222,15 @@ def _dask(count: int | None, address: str | None) -> Iterator[None]:
     try:
         from distributed import Client, LocalCluster  # pyright: ignore
     except ImportError as error:
-        raise _missing("dask") from error
+        raise missing_extra("--cluster dask", "dask", "choose processes") from error
     _register_dask()
-    if address is None:
-        kept = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
-        with kept as cluster, Client(cluster), joblib.parallel_config(backend="l2o-dask", n_jobs=-1):
-            yield
-    else:
-        jobs = -1 if count is None else count
-        with Client(address), joblib.parallel_config(backend="l2o-dask", n_jobs=jobs):
-            yield
+    with ExitStack() as stack:
+        if address is None:
+            here = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(here).scheduler_address
+        stack.enter_context(Client(address))
+        stack.enter_context(joblib.parallel_config(backend="l2o-dask", n_jobs=-1))
+        yield
 
 
 @contextmanager
@@ -241,7 +240,7 @@ def _ray(count: int | None, address: str | None) -> Iterator[None]:
         import ray  # pyright: ignore
         from ray.util.joblib import register_ray  # pyright: ignore
     except ImportError as error:
-        raise _missing("ray") from error
+        raise missing_extra("--cluster ray", "ray", "choose processes") from error
     if ray.is_initialized():
         raise ArgumentError("this process is connected to a Ray cluster already; end that with ray.shutdown() first")
     if address is None:
@@ -255,10 +254,6 @@ def _ray(count: int | None, address: str | None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
-
-
-def _missing(extra: str) -> UnsupportedError:
-    return UnsupportedError(f"--cluster {extra} needs the extra: pip install 'l2o[{extra}]', or choose processes")
 
 
 _CLUSTERS: dict[str, Callable[[int | None, str | None], AbstractContextManager[Any]]] = {

@@ -60,29 +60,27 @@ def curves_of(
         >>> found["fast"].losses.shape
         torch.Size([2, 11])
     """
-    common = {
-        "family": family.name,
-        "task": digest(family, rng.child("identity").over((0,))),
-        "stream": asdict(replace(rng, tasks=list(rng.tasks))),
-        "steps": steps,
-        "device": str(device),
-        "dtype": str(dtype),
-        "threads": torch.get_num_threads(),
-        "versions": [torch.__version__, package_version(), source_commit()],
-    }
-    files = {
-        name: None if directory is None else _file(directory, optimizer, common, device, dtype)
-        for name, optimizer in optimizers.items()
-    }
     tell = done or (lambda name, curves: None)
-    found = {name: _read(file) for name, file in files.items() if file is not None and file.exists()}
+    files: dict[str, Path] = {}
+    if directory is not None:
+        common = {
+            "family": family.name,
+            "task": digest(family, rng.child("identity").over((0,))),
+            "stream": asdict(replace(rng, tasks=list(rng.tasks))),
+            "steps": steps,
+            "device": str(device),
+            "dtype": str(dtype),
+            "threads": torch.get_num_threads(),
+            "versions": [torch.__version__, package_version(), source_commit()],
+        }
+        files = {name: _file(directory, made, common, device, dtype) for name, made in optimizers.items()}
+    found = {name: _read(file) for name, file in files.items() if file.exists()}
     for name, curves in found.items():
         tell(name, curves)
 
     def keep(name: str, curves: Curves) -> None:
-        file = files[name]
-        if file is not None:
-            _write(file, curves)
+        if name in files:
+            _write(files[name], curves)
         tell(name, curves)
 
     calls = {

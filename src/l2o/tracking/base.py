@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from l2o import checkpoint
-from l2o.errors import ArgumentError, CheckpointError, UnsupportedError
+from l2o.errors import ArgumentError, CheckpointError
 from l2o.events import Event
 
 Outcome = Literal["complete", "stopped", "failed"]
@@ -226,11 +226,6 @@ def _point(event: Event, more: dict[str, float]) -> Point:
     numbers = {f"{event['kind']}/{k}": v for k, v in event.items() if isinstance(v, int | float) and k not in _PLACES}
     finite = {name: float(value) for name, value in {**numbers, **more}.items() if math.isfinite(value)}
     return Point(event["number"], event["windows"], time.time(), finite)
-
-
-def missing(service: str, extra: str) -> UnsupportedError:
-    """The error for a package that is not installed."""
-    return UnsupportedError(f"{service} needs the extra: pip install 'l2o[{extra}]', or leave it out")
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2o.tracking.base import Outcome, Point, Tracker, flattened, missing
+from l2o.errors import missing_extra
+from l2o.tracking.base import Outcome, Point, Tracker, flattened
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _METRICS, _PARAMETERS = 1000, 100
@@ -45,7 +46,7 @@ class MLflow(Tracker):
         try:
             from mlflow import MlflowClient, entities  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise missing("MLflow", "mlflow") from error
+            raise missing_extra("MLflow", "mlflow", "leave it out") from error
         super().__init__(directory, every=every)
         self._client_of, self._entities, self._uri = MlflowClient, entities, uri
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "l2o"

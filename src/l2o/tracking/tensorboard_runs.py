@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2o.tracking.base import Outcome, Point, Tracker, missing
+from l2o.errors import missing_extra
+from l2o.tracking.base import Outcome, Point, Tracker
 
 
 class TensorBoard(Tracker):
@@ -25,7 +26,7 @@ class TensorBoard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise missing("TensorBoard", "tensorboard") from error
+            raise missing_extra("TensorBoard", "tensorboard", "leave it out") from error
         super().__init__(directory, every=every)
         self._writer_of, self._folder = SummaryWriter, directory / "tensorboard"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2o.errors import UnsupportedError
-from l2o.tracking.base import Outcome, Point, Tracker, missing
+from l2o.errors import UnsupportedError, missing_extra
+from l2o.tracking.base import Outcome, Point, Tracker
 
 
 class WandB(Tracker):
@@ -44,7 +44,7 @@ class WandB(Tracker):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise missing("Weights & Biases", "wandb") from error
+            raise missing_extra("Weights & Biases", "wandb", "leave it out") from error
         super().__init__(directory, every=every)
         self._wandb, self._place = wandb, directory and directory.resolve()
         self._mode = mode or os.environ.get("WANDB_MODE") or "online"

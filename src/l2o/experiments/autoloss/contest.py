@@ -108,9 +108,8 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     def run(name: str, schedule: Callable[[], Schedule]) -> Runs:
         return trials.run(problem, name, schedule, purpose=purpose)
 
-    def run_each(title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> dict[int, Runs]:
-        calls = {f"{title}-{seed}": partial(run, f"{title}-{seed}", made) for seed, made in schedules.items()}
-        return dict(zip(schedules, run_all(calls, title=f"{problem.title}: {title}").values(), strict=True))
+    def run_each(title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> list[Runs]:
+        return trials.run_each(problem, title, schedules, purpose=purpose)
 
     rows: dict[str, Row] = {}
 
@@ -130,17 +129,17 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     rate = best_rate(problem, trials)
     add(CONSTANT, [run("constant", lambda: rates(count, problem.primary, rate))], problem.budget)
     untrained = run_each("untrained", {seed: partial(problem.controller, seed) for seed in trials.untrained_seeds})
-    add("untrained controller", list(untrained.values()))
+    add("untrained controller", untrained)
     seeds = problem.seeds
     timed = {seed: partial(trials.trained, problem, seed, features="time") for seed in seeds[:TIMED_SEEDS]}
-    add(TIMED, list(run_each("time", timed).values()), problem.budget)
+    add(TIMED, run_each("time", timed), problem.budget)
     guided = run_each("learned", {seed: partial(trials.trained, problem, seed) for seed in seeds})
-    add(LEARNED, list(guided.values()), problem.budget)
-    decided = {seed: _filled(ran, problem.steps) for seed, ran in guided.items()}
+    add(LEARNED, guided, problem.budget)
+    decided = {seed: _filled(ran, problem.steps) for seed, ran in zip(seeds, guided, strict=True)}
     replayed = {seed: partial(Recorded, done.roll(1, 0).T, count) for seed, done in decided.items()}
-    add("its decisions of another trial", list(run_each("replayed", replayed).values()), problem.budget)
+    add("its decisions of another trial", run_each("replayed", replayed), problem.budget)
     shuffled = {seed: partial(_shuffled, done, count, seed) for seed, done in decided.items()}
-    add(SHUFFLED, list(run_each("shuffled", shuffled).values()), problem.budget)
+    add(SHUFFLED, run_each("shuffled", shuffled), problem.budget)
     return Contest(problem, purpose, rows, weight, rate)
 
 

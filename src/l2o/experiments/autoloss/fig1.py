@@ -20,7 +20,6 @@ from l2o.experiments.autoloss.problems import Problem, classification, regressio
 from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.schedules.fixed import InTurn
-from l2o.sweeps import run_all
 
 KNOWN = (0.1, 0.4, 1.6)
 """Weights at which the regression's best rate is known to be lambda / (lambda + 0.4)."""
@@ -91,14 +90,9 @@ def _curves(
         rate = weight / (weight + best)
         constant = trials.run(problem, "made", lambda rate=rate: rates(2, 0, rate), purpose="controller")
         rows[CONSTANT][weight] = Row(CONSTANT, [constant])
-        calls = {
-            f"learned-{seed}": partial(
-                trials.run, problem, f"learned-{seed}", partial(trials.trained, problem, seed), purpose="controller"
-            )
-            for seed in problem.seeds
-        }
-        learned = run_all(calls, title=f"{problem.title}, weight {weight:g}")
-        rows[LEARNED][weight] = Row(LEARNED, list(learned.values()), problem.budget)
+        schedules = {seed: partial(trials.trained, problem, seed) for seed in problem.seeds}
+        learned = trials.run_each(problem, "learned", schedules, purpose="controller")
+        rows[LEARNED][weight] = Row(LEARNED, learned, problem.budget)
     return rows
 
 

@@ -6,7 +6,6 @@ than under 1:1; a GAN on CIFAR-10 under a schedule trained on MNIST. In the pres
 architectures for 8x8 digits, and grey images of 16x16 for CIFAR-10.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,9 @@ from l2o.evaluation.verdicts import Verdict
 from l2o.experiments.autoloss.contest import best_rate, best_weight, cell, rates
 from l2o.experiments.autoloss.gan import draw_scores
 from l2o.experiments.autoloss.problems import Problem, classification, gan, players
-from l2o.experiments.autoloss.trials import Row, Runs, Trials
+from l2o.experiments.autoloss.trials import Row, Trials
 from l2o.experiments.study import Study
 from l2o.rng import Stream
-from l2o.schedules.base import Schedule
 from l2o.schedules.fixed import InTurn
 from l2o.sweeps import run_all
 from l2o.tasks.gan import GAN
@@ -66,7 +64,7 @@ def run_data(preset: str, results: Path, work: Path) -> None:
             Row("constant rate of the first data", [trials.run(problem, "constant", lambda: rates(2, 0, constant))]),
             Row(
                 "transferred schedule",
-                _each(trials, problem, "transferred", {s: partial(trials.trained, source, s) for s in source.seeds}),
+                trials.run_each(problem, "transferred", {s: partial(trials.trained, source, s) for s in source.seeds}),
             ),
         ]
         rows = {row.name: row for row in made}
@@ -110,14 +108,6 @@ def run_data(preset: str, results: Path, work: Path) -> None:
         summary="Schedules trained on one draw of the classification's data guide models on three others.",
         seeds=list(source.seeds),
     )
-
-
-def _each(trials: Trials, problem: Problem, title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> list[Runs]:
-    """The trials of one schedule for each seed."""
-    calls = {
-        f"{title}-{seed}": partial(trials.run, problem, f"{title}-{seed}", made) for seed, made in schedules.items()
-    }
-    return list(run_all(calls, title=f"{problem.title}: {title}").values())
 
 
 def run_architectures(preset: str, results: Path, work: Path) -> None:
@@ -194,7 +184,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         Row("1:1", [trials.run(problem, "1-1", lambda: InTurn([0, 1]))]),
         Row(
             "untrained controller",
-            _each(trials, problem, "untrained", {s: partial(source.controller, s) for s in trials.untrained_seeds}),
+            trials.run_each(problem, "untrained", {s: partial(source.controller, s) for s in trials.untrained_seeds}),
         ),
         Row(
             "constant rate of the digits",
@@ -202,7 +192,7 @@ def run_cifar(preset: str, results: Path, work: Path) -> None:
         ),
         Row(
             "schedule of the digits",
-            _each(trials, problem, "guided", {s: partial(trials.trained, source, s) for s in source.seeds}),
+            trials.run_each(problem, "guided", {s: partial(trials.trained, source, s) for s in source.seeds}),
         ),
     ]
     rows = {row.name: row for row in made}

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from l2o.schedules.architectures import load_schedule
 from l2o.schedules.base import Schedule
 from l2o.schedules.controllers import Controller
 from l2o.schedules.runs import ScheduledRun, run_schedule
+from l2o.sweeps import run_all
 from l2o.tasks.alternate import AlternateFamily
 from l2o.tasks.splits import Purpose
 from l2o.train_schedule import TrainedSchedule, train_schedule
@@ -223,6 +224,21 @@ class Trials:
             found = Runs.of(ran, seconds, decisions=isinstance(made, Controller))
         found.save(path, identity)
         return found
+
+    def run_each(
+        self,
+        problem: Problem,
+        title: str,
+        schedules: Mapping[int, Callable[[], Schedule]],
+        *,
+        purpose: Purpose = "model",
+    ) -> list[Runs]:
+        """The trials of one schedule for each seed, which is a part of the name, spread over the workers."""
+        calls = {
+            f"{title}-{seed}": partial(self.run, problem, f"{title}-{seed}", made, purpose=purpose)
+            for seed, made in schedules.items()
+        }
+        return list(run_all(calls, title=f"{problem.title}: {title}").values())
 
     def record(self, problem: Problem, schedule: Schedule, *, purpose: Purpose = "model") -> ScheduledRun:
         """The trials of a schedule with the trained models, run now."""

@@ -54,9 +54,7 @@ class Page:
 
     def panel(self, optimizee: str, learned: Sequence[str], rules: Sequence[str] = ()) -> None:
         """Adds the long runs of learned and of tuned hand-designed optimizers on one optimizee."""
-        self.shared.prepare(optimizee, learned, rules)
-        runs = {name: self.shared.learned(name, optimizee) for name in learned}
-        runs |= {name: self.shared.tuned(name, optimizee) for name in rules}
+        runs = self.shared.panel(optimizee, learned, rules)
         self.panels[optimizee] = runs
         notes = [note for one in runs.values() for about in one.about for note in about["data"]]
         self.study.data += [note for note in dict.fromkeys(notes) if note not in self.study.data]

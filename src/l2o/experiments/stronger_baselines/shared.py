@@ -130,23 +130,21 @@ class Shared:
         """Sent to a worker, it makes a console of its own there."""
         return Shared, (self.preset, self._results, self._work)
 
-    def prepare(self, optimizee: str, learned: Sequence[str], rules: Sequence[str] = ()) -> None:
-        """Trains, tunes and runs all that a panel shows and that is not there yet, spread over the workers."""
+    def panel(self, optimizee: str, learned: Sequence[str], rules: Sequence[str] = ()) -> dict[str, LongRuns]:
+        """The long runs of learned optimizers, one row for each meta-training seed, and of tuned hand-designed ones.
+
+        What has to be trained, tuned and run for them is spread over the workers.
+        """
         seeds = self.settings.seeds
-        every = [(name, seed) for name in learned for seed in seeds]
-        run_all(
-            {
-                f"{name}-{seed}": partial(self.train, name, seed)
-                for name, seed in every
-                if not self._is_trained(name, seed)
-            },
-            title="meta-training",
-        )
+        missing = [(name, seed) for name in learned for seed in seeds if not self._is_trained(name, seed)]
+        run_all({f"{name}-{seed}": partial(self.train, name, seed) for name, seed in missing}, title="meta-training")
         calls: dict[str, Callable[[], LongRuns]] = {
-            f"{name}-{seed} on {optimizee}": partial(self._learned, name, seed, optimizee) for name, seed in every
+            f"{name}-{seed}": partial(self._learned, name, seed, optimizee) for name in learned for seed in seeds
         }
-        calls |= {f"{rule} on {optimizee}": partial(self.tuned, rule, optimizee) for rule in rules}
-        run_all(calls, title=f"runs on {optimizee}")
+        calls |= {rule: partial(self.tuned, rule, optimizee) for rule in rules}
+        found = run_all(calls, title=f"runs on {optimizee}")
+        rows = {name: LongRuns.stack([found[f"{name}-{seed}"] for seed in seeds]) for name in learned}
+        return rows | {rule: found[rule] for rule in rules}
 
     @cached_property
     def recipes(self) -> Mapping[str, Recipe]:
@@ -228,7 +226,7 @@ class Shared:
 
     def learned(self, name: str, optimizee: str) -> LongRuns:
         """The long runs of a learned optimizer on an optimizee, one row for each meta-training seed."""
-        return LongRuns.stack([self._learned(name, seed, optimizee) for seed in self.settings.seeds])
+        return self.panel(optimizee, [name])[name]
 
     def tuning(self, rule: str, optimizee: str) -> tuple[Tuning, float]:
         """A hand-designed optimizer's learning rate, tuned for mean ln loss in the last block of a long run.
