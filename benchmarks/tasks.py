@@ -103,7 +103,7 @@ FULL = Size(
     gan_batch=64,
     replica_steps=100,
     lqg=(77, 400),
-    shared=(2, 3, 4),
+    shared=(2, 3, 8),
 )
 
 QUICK = Size(
