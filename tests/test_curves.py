@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from l2o.agent import Action
 from l2o.curves import TrueObjective, held, run_curves
 from l2o.errors import ArgumentError, UnsupportedError
+from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adam
 from l2o.processes.optimizee import Optimizee
 from l2o.rng import Stream
@@ -83,6 +85,26 @@ def test_a_task_that_dies_has_no_true_objective_from_there_on() -> None:
     assert curves.true_losses is not None
     assert curves.losses.isnan().any()
     assert torch.equal(curves.losses.isnan(), curves.true_losses.isnan())
+
+
+def test_overwriting_the_state_in_place_changes_no_curve() -> None:
+    class Copying(L2ODM):
+        def act(self, observation: Tree, state: Tree, *, owned: bool = False) -> tuple[Action, Tree]:
+            return super().act(observation, state, owned=False)
+
+    class Dying(Quadratics):
+        def value_and_grad(self, params: Tree, instance: Tree, batch: Tree) -> tuple[torch.Tensor, Tree]:
+            losses, grads = super().value_and_grad(params, instance, batch)
+            return torch.where(losses > 20, torch.inf, losses), grads
+
+    rng = RNG.over(range(8))
+    curves = run_curves(L2ODM.andrychowicz(), Dying(4), rng, steps=40)
+    dead = curves.losses.isnan().any(1)
+    assert bool((curves.losses[:, 0].isfinite() & dead).any())
+    assert not bool(dead.all())
+    assert torch.equal(
+        curves.losses.nan_to_num(), run_curves(Copying.andrychowicz(), Dying(4), rng, steps=40).losses.nan_to_num()
+    )
 
 
 def test_nothing_is_computed_after_all_tasks_have_died() -> None:

@@ -260,7 +260,8 @@ def _descend(optimizer: LearnedOptimizer, process: Optimizee, steps: int, true: 
         true.record(process, process.alive)
         if step == steps or not bool(process.alive.any()):
             break
-        action, moved = optimizer(seen, state)
+        # Nobody else has the state; but a dead task's is to stay as it is.
+        action, moved = optimizer.act(seen, state, owned=bool(process.alive.all()))
         state = trees.where_tasks(process.alive, moved, state)
         process = process.apply(action)
     losses += [torch.full_like(losses[0], torch.nan)] * (steps + 1 - len(losses))
