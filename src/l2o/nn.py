@@ -18,6 +18,13 @@ def bias_correction(beta: float, step: Tensor) -> Tensor:
     return -torch.expm1(step * (math.log(beta) if beta > 0 else -math.inf))
 
 
+def asinh(x: Tensor) -> Tensor:
+    """torch.asinh, which takes ten times as long on a CPU (torch 2.13): one number at a time."""
+    size = x.abs()
+    found = torch.log1p(size * (1 + size / (1 + torch.hypot(size, torch.ones_like(size)))))
+    return torch.where(x == 0, x, torch.copysign(found, x))  # at 0 the size has no slope
+
+
 class LSTMCell(nn.Module):
     """The LSTM cell of the published optimizers (Sonnet 1): one weight matrix, one bias, forget offset 1.
 

@@ -10,7 +10,7 @@ from l2o import trees
 from l2o.agent import Action
 from l2o.errors import ArgumentError
 from l2o.kernels.select import as_chosen
-from l2o.nn import Linear
+from l2o.nn import Linear, asinh
 from l2o.optimizers.base import Config, LearnedOptimizer, zeros
 from l2o.rng import Stream
 from l2o.trees import Tree
@@ -227,7 +227,7 @@ class L2OScale(LearnedOptimizer):
         d, s = torch.stack(decays), now["scale_decay"]  # [scales, tasks, coordinates], [tasks, coordinates]
         average = d * now["average"] + (1 - d) * grad
         square = s * now["square"] + (1 - s) * (average.square() + _SMALLEST_SQUARE)
-        scaled = torch.asinh(average / (square + _EPSILON).sqrt())
+        scaled = asinh(average / (square + _EPSILON).sqrt())
         log_square = (square + _EPSILON).log()
         relative_rate = now["log_rate"] - now["log_rate"].mean(-1, keepdim=True)
         parts = [scaled, scaled[:-1] * scaled[1:], log_square - log_square.mean(0), relative_rate[None]]
