@@ -31,16 +31,19 @@ LESSONS = {
 
 
 def long_run(shared: Shared, path: Path) -> None:
-    """Picture 1: an optimizer is as good as the trajectories that it was trained on are long."""
-    curves = {lesson: _curve(shared.learned(LESSONS[lesson], "MLP-orig")) for lesson in ("plain", "curriculum")}
-    plain, curriculum = (shared.plan(LESSONS[lesson]).horizon.stages for lesson in ("plain", "curriculum"))
+    """Picture 1: what both together change in a run a hundred times as long as the plain trajectories."""
+    curves = {
+        f"{rule}, {lesson}": _curve(shared.learned(name, "MLP-orig"))
+        for rule in ("RNNprop", "L2O-DM")
+        for lesson, name in (("plain", rule), ("both", f"{rule}-CL-IL"))
+    }
     plot_bands(
         curves,
         path=path,
         title="A long run on MLP-orig",
         xlabel="step",
         ylabel="mean ln loss of 100 steps",
-        note=f"plain is trained on {plain[0].steps} steps, the curriculum on {curriculum[0].steps} and then on more",
+        note="plain is trained on runs of 100 steps; both: with a curriculum and with imitation",
     )
 
 

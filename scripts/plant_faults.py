@@ -247,9 +247,9 @@ FAULTS = [
     # The replay.
     Fault(
         "replay forgets the state",
-        "kernels/reference.py",
-        "action, state = agent(observation, state)",
-        "action, _ = agent(observation, state)",
+        "agent.py",
+        "action, state = self(observation, state)",
+        "action, _ = self(observation, state)",
         REPLAY,
     ),
     Fault(
@@ -1536,6 +1536,20 @@ FAULTS = [
         'state["group"].fill_(self.rule.tensor_groups(shapes)[str(place)])',
         'state["group"].fill_(3)',
         ("tests/optimizers/test_predicted_step.py",),
+    ),
+    Fault(
+        "a window of predicted step descent has no forget offset",
+        "optimizers/predicted_step.py",
+        "forget[self.hidden : 2 * self.hidden] = 1.0",
+        "forget[self.hidden : 2 * self.hidden] = 0.0",
+        ("tests/optimizers/test_predicted_step.py",),
+    ),
+    Fault(
+        "a window of predicted step descent starts without memory",
+        "optimizers/predicted_step.py",
+        'number = state["step"] + torch.arange(',
+        'number = 0 * state["step"] + torch.arange(',
+        ("tests/optimizers/test_predicted_step.py", "tests/methods/test_guided_features.py"),
     ),
 ]
 

@@ -122,6 +122,17 @@ class Agent(nn.Module, ABC):
         del owned
         return self(observation, state)
 
+    def run(self, observations: list[Tree], state: Tree) -> tuple[list[Action], Tree]:
+        """A recorded window: one action for each observation, and the state after the last.
+
+        The default takes one step after another; an agent overrides it that is faster on all observations at once.
+        """
+        actions = []
+        for observation in observations:
+            action, state = self(observation, state)
+            actions.append(action)
+        return actions, state
+
     def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
         """Splits a window into parts of about `size` coordinates that can be replayed one after the other.
 

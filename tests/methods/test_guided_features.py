@@ -109,16 +109,17 @@ def test_a_family_without_features_is_refused():
 
 def test_the_policys_features_by_hand():
     loss, grad, x = torch.tensor([2.0, 3.0, 1.5]), torch.tensor([0.5, -2.0, 4.0]), torch.tensor([1.0, 1.3, 1.2])
-    remembered, seen = memory(1, 1, x), []
-    for t in range(3):
-        features, remembered = observe(grad[t].reshape(1, 1), x[t].reshape(1, 1), loss[t].reshape(1), remembered)
-        seen.append(features[0, 0])
+    leaves = [leaf.reshape(3, 1, 1) for leaf in (grad, x, loss)]
+    features, remembered = [], memory(1, 1, x)
+    for g, position, value in ([leaf[:1] for leaf in leaves], [leaf[1:] for leaf in leaves]):
+        found, remembered = observe(g, position, value[..., 0], remembered)
+        features.append(found[:, 0, 0])
     expected = [
         [0.0, 0.5 / 1.5, 0.0],
         [0.5, -2.0 / 1.5, 0.3 / 0.4],
         [-0.5, 4.0 / 3.0, 0.3 / 0.2],
     ]
-    torch.testing.assert_close(torch.stack(seen), torch.tensor(expected))
+    torch.testing.assert_close(torch.cat(features), torch.tensor(expected))
 
 
 def _drive(rule, params, order=None, steps=4):

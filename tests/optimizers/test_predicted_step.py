@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import l2o
+from l2o import trees
 from l2o.errors import ArgumentError, MissingLossError
 from l2o.optimizers.predicted_step import PredictedStep
 from l2o.rng import Stream
@@ -95,3 +96,42 @@ def test_weights_keep_the_constants(tmp_path):
 def test_impossible_networks_are_refused(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         PredictedStep(**arguments)
+
+
+@pytest.mark.parametrize("share", ["group", "all"])
+@pytest.mark.parametrize("left_out", ["", "hidden"], ids=["four groups", "two groups"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_window_at_once_is_one_step_after_another(share, left_out, dtype, tolerance):
+    rule = PredictedStep(hidden=5, share=share, seed=2)
+    constants = calibrated()
+    for name in ("mean", "deviation", "rms"):
+        rule.get_buffer(name).copy_(constants.get_buffer(name))
+    rule.to(dtype)
+    shapes = {"hidden.weight": (3, 4), "hidden.bias": (3,), "last.weight": (2, 3), "last.bias": (2,)}
+    shapes = {name: shape for name, shape in shapes.items() if not left_out or not name.startswith(left_out)}
+    rng = Stream(5, tasks=range(3))
+
+    def seen(step):
+        leaves = {
+            f"{kind}/{name}": rng.child(f"{kind} {name}").at(step=step).normal(shape).to(dtype)
+            for kind in ("grad", "params")
+            for name, shape in shapes.items()
+        }
+        return {**leaves, "loss": rng.child("loss").at(step=step).uniform(()).to(dtype)}
+
+    def gradient(actions):
+        total = sum((trees.flatten(action) * (1 + step)).square().sum() for step, action in enumerate(actions))
+        return torch.autograd.grad(total, list(rule.parameters()))
+
+    params = {name: rng.child(name).normal(shape).to(dtype) for name, shape in shapes.items()}
+    state = rule.run([seen(0), seen(1)], rule.init_state(params, rng))[1]
+    state = {name: leaf.detach() for name, leaf in state.items()}
+    at_once, after = rule.run([seen(2), seen(3), seen(4)], state)
+    singly, moved = [], state
+    for step in (2, 3, 4):
+        action, moved = rule(seen(step), moved)
+        singly.append(action)
+    for mine, other in zip(at_once, singly, strict=True):
+        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(after, moved, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(gradient(at_once), gradient(singly), rtol=tolerance, atol=tolerance)

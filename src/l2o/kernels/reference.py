@@ -32,12 +32,11 @@ def replay(
     Returns:
         One action per step, and the state after the last.
     """
+    if theta is None:
+        return agent.run(observations, state)
     actions = []
     for observation in observations:
-        if theta is None:
-            action, state = agent(observation, state)
-        else:
-            action, state = torch.func.functional_call(agent, dict(theta), (observation, state))
+        action, state = torch.func.functional_call(agent, dict(theta), (observation, state))
         actions.append(action)
     return actions, state
 

@@ -100,16 +100,12 @@ class PredictedStep(LearnedOptimizer):
 
     def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
         """Sets, for each group that there is, mean and deviation of the features and the actions' root mean square."""
-        like = trees.flatten(trees.select(observations[0], "grad"))
-        remembered, rows = memory(like.shape[0], like.shape[1], like), []
-        for seen in observations:
-            grad, x = (trees.flatten(trees.select(seen, kind)) for kind in ("grad", "params"))
-            features, remembered = observe(grad, x, seen["loss"], remembered)
-            rows.append(features)
-        every = torch.stack(rows, dim=1).double()  # [tasks, steps, coordinates, 3]
+        seen = _stacked(observations)
+        tasks, coordinates = seen[0].shape[1:]
+        features = observe(*seen, memory(tasks, coordinates, seen[0]))[0].double()
         for number in group.unique().tolist():
             place = group == number
-            deviation, mean = torch.std_mean(every[:, :, place].flatten(0, 2), dim=0)
+            deviation, mean = torch.std_mean(features[:, :, place].flatten(0, 2), dim=0)
             rms = actions[:, :, place].double().square().mean().sqrt()
             self.mean[number] = mean.to(self.mean)
             self.deviation[number] = deviation.clamp(min=_LEAST_DEVIATION).to(self.mean)
@@ -133,12 +129,26 @@ class PredictedStep(LearnedOptimizer):
         return tensor_groups(shapes)
 
     def forward(self, observation: Tree, state: Tree) -> tuple[Action, Tree]:
-        grads = trees.select(observation, "grad")
-        features, remembered = observe(
-            trees.flatten(grads), trees.flatten(trees.select(observation, "params")), observation["loss"], state
-        )
-        update, h, c = self.step(features, state["group"][0], state["h"], state["c"])
-        return trees.unflatten(update, grads), {"h": h, "c": c, "group": state["group"], **remembered}
+        features, remembered = observe(*_stacked([observation]), state)
+        update, h, c = self.step(features[0], state["group"][0], state["h"], state["c"])
+        action = trees.unflatten(update, trees.select(observation, "grad"))
+        return action, {"h": h, "c": c, "group": state["group"], **remembered}
+
+    def run(self, observations: list[Tree], state: Tree) -> tuple[list[Action], Tree]:
+        """A window by torch's own LSTM: ten times as fast on a few hundred coordinates as one step after another."""
+        features, remembered = observe(*_stacked(observations), state)
+        group, h, c = state["group"][0], state["h"], state["c"]
+        updates = features.new_empty(features.shape[:3])
+        for number in group.unique().tolist():
+            place = (group == number).nonzero()[:, 0]
+            parts = self._window_of(number, features[:, :, place], h[:, place], c[:, place])
+            updates, h, c = (
+                leaf.index_copy(dim, place, part)
+                for leaf, dim, part in zip((updates, h, c), (2, 1, 1), parts, strict=True)
+            )
+        like = trees.select(observations[0], "grad")
+        actions = [trees.unflatten(update, like) for update in updates]
+        return actions, {"h": h, "c": c, "group": state["group"], **remembered}
 
     def step(self, features: Tensor, group: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The networks alone.
@@ -195,6 +205,26 @@ class PredictedStep(LearnedOptimizer):
         update = self.rms[groups][:, None] * head  # [groups, batch]
         return together(update[:, None])[..., 0], together(output), together(cell)
 
+    def _window_of(self, group: int, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A group's updates and its last h and c, from features `[steps, tasks, coordinates, 3]`."""
+        network = group if self.share == "group" else 0
+        shape = features.shape[:3]
+        inputs = ((features - self.mean[group]) / self.deviation[group]).flatten(1, 2)  # [steps, batch, 3]
+        if self.share == "all":
+            told = torch.eye(len(GROUPS), dtype=inputs.dtype, device=inputs.device)[group]
+            inputs = torch.cat([inputs, told.expand(*inputs.shape[:2], -1)], dim=2)
+        gates = torch.cat([self.weight[network], self.bias[network][None]])
+        i, j, f, o = gates.T.chunk(4)
+        gates = torch.cat([i, f, j, o])  # as torch has them, [4 * hidden, inputs + hidden + 1]
+        forget = torch.zeros_like(gates[:, -1])
+        forget[self.hidden : 2 * self.hidden] = 1.0
+        width = inputs.shape[2]
+        weights = [gates[:, :width].contiguous(), gates[:, width:-1].contiguous(), gates[:, -1].contiguous(), forget]
+        start = (h.flatten(0, 1)[None], c.flatten(0, 1)[None])
+        output, h, c = torch.lstm(inputs, start, weights, True, 1, 0.0, False, False, False)
+        update = self.rms[group] * (output @ self.output_weight[network] + self.output_bias[network])
+        return update.view(shape), h[0].unflatten(0, shape[1:]), c[0].unflatten(0, shape[1:])
+
     def pieces(self, observations: list[Tree], state: Tree, size: int) -> Iterator[Piece]:
         """Any slice of the coordinates can be run by itself."""
         grads, params = (
@@ -221,24 +251,41 @@ def memory(tasks: int, coordinates: int, like: Tensor) -> Tree:
     return {**flat, "loss": zeros(like, tasks), "step": zeros(like, tasks)}
 
 
-def observe(grad: Tensor, x: Tensor, loss: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-    """The three features of each coordinate.
+def observe(grads: Tensor, xs: Tensor, losses: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    """The three features of each coordinate, at each of some steps.
 
     Args:
-        grad: `[tasks, coordinates]`.
-        x: parameters, `[tasks, coordinates]`.
-        loss: `[tasks]`.
+        grads: `[steps, tasks, coordinates]`.
+        xs: parameters, `[steps, tasks, coordinates]`.
+        losses: `[steps, tasks]`.
         state: as `memory` gives it; further leaves are left alone.
 
     Returns:
-        `[tasks, coordinates, 3]`, and the next memory.
+        `[steps, tasks, coordinates, 3]`, and the next memory.
     """
-    first, second = state["step"] == 0, state["step"] == 1  # [tasks]
-    before = torch.where(first, loss, state["loss"])
-    guarded = torch.where(before < 0, -1.0, 1.0) * before.abs().clamp(min=_SMALLEST_LOSS)
-    change = torch.where(first, 0.0, (loss - before) / guarded)  # [tasks]
-    size = torch.where(first[:, None], grad, state["grad"]).abs() + 1
-    moved = torch.where(first[:, None], 0.0, (x - state["x"]).abs())
-    last = torch.where(second[:, None], moved, state["moved"])
-    features = torch.stack([change[:, None].expand_as(grad), grad / size, last / (moved + _SMALLEST_STEP)], dim=2)
-    return features, {"grad": grad, "x": x, "moved": moved, "loss": loss, "step": state["step"] + 1}
+    steps = len(losses)
+    number = state["step"] + torch.arange(steps, dtype=state["step"].dtype, device=losses.device)[:, None]
+    first, second = number == 0, number == 1  # [steps, tasks]
+
+    def before(name: str, now: Tensor) -> Tensor:
+        return torch.cat([state[name][None], now[:-1]])
+
+    last = torch.where(first, losses, before("loss", losses))
+    guarded = torch.where(last < 0, -1.0, 1.0) * last.abs().clamp(min=_SMALLEST_LOSS)
+    change = torch.where(first, 0.0, (losses - last) / guarded)  # [steps, tasks]
+    size = torch.where(first[..., None], grads, before("grad", grads)).abs() + 1
+    moved = torch.where(first[..., None], 0.0, (xs - before("x", xs)).abs())
+    earlier = torch.where(second[..., None], moved, before("moved", moved))
+    features = torch.stack(
+        [change[..., None].expand_as(grads), grads / size, earlier / (moved + _SMALLEST_STEP)], dim=3
+    )
+    after = {"grad": grads[-1], "x": xs[-1], "moved": moved[-1], "loss": losses[-1], "step": state["step"] + steps}
+    return features, after
+
+
+def _stacked(observations: Sequence[Tree]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients and parameters `[steps, tasks, coordinates]`, and losses `[steps, tasks]`."""
+    grads, params = (
+        torch.stack([trees.flatten(trees.select(seen, kind)) for seen in observations]) for kind in ("grad", "params")
+    )
+    return grads, params, torch.stack([seen["loss"] for seen in observations])

@@ -499,6 +499,7 @@ class _Iteration:
         targets = [mine + added[g, :, None] for g, mine in enumerate(at(standing.controller, samples.states))]
         valid = samples.alive[:, 0].nonzero()[:, 0]
         each = max(1, settings.pairs // (len(targets) * len(valid)))
+        record = {n: torch.stack([seen[n][valid] for seen in samples.observations]) for n in samples.observations[0]}
         for step in range(settings.steps):
             drawn = [
                 part.start + rng.child(str(g)).at(step=step).over((0,)).integers(part.stop - part.start, (each,))[0]
@@ -509,20 +510,29 @@ class _Iteration:
             share = torch.cat(
                 [(weights[g] / standing.unit[g] / 2)[:, None].expand(-1, each) for g in range(len(targets))], dim=1
             )
-            yield from self._estimates(samples, valid, place, goal, share, outcome if step == 0 else {})
+            seen = {n: leaf[:, :, place] if leaf.ndim > 2 else leaf for n, leaf in record.items()}
+            start = {n: leaf[valid] for n, leaf in samples.start(self.policy).items()}
+            start = {n: leaf[:, place] if leaf.ndim > 1 else leaf for n, leaf in start.items()}
+            yield from self._estimates(seen, start, goal[valid], share, outcome if step == 0 else {})
 
     def _estimates(
-        self, samples: Samples, valid: Tensor, place: Tensor, goal: Tensor, share: Tensor, outcome: dict[str, float]
+        self, record: Tree, state: Tree, goal: Tensor, share: Tensor, outcome: dict[str, float]
     ) -> Generator[Estimate, None, None]:
-        """One estimate for each part of the horizon: goal `[tasks, steps, pairs]`, share `[steps, pairs]`."""
+        """One estimate for each part of the horizon.
+
+        Args:
+            record: observations `[steps, tasks(, pairs)]`.
+            state: of the policy, before the first step.
+            goal: `[tasks, steps, pairs]`.
+            share: `[steps, pairs]`.
+            outcome: what the first estimate tells.
+        """
         length = self.method.regression.truncate
         theta = dict(self.policy.named_parameters())
-        state = {n: leaf[valid] for n, leaf in samples.start(self.policy).items()}
-        state = {n: leaf[:, place] if leaf.ndim > 1 else leaf for n, leaf in state.items()}
         for begin in range(0, self.steps, length):
             stop = min(begin + length, self.steps)
-            seen = [_part(observation, valid, place) for observation in samples.observations[begin:stop]]
-            wanted = goal[valid, begin:stop].movedim(1, 0).to(self._dtype)  # [steps, tasks, pairs]
+            seen = [{n: leaf[step] for n, leaf in record.items()} for step in range(begin, stop)]
+            wanted = goal[:, begin:stop].movedim(1, 0).to(self._dtype)  # [steps, tasks, pairs]
             weight = (share[begin:stop, None] / wanted[0].numel() / len(wanted)).to(self._dtype)
             target = Squared(wanted, weight)
             with torch.enable_grad():
@@ -540,10 +550,6 @@ _TRIES = 6
 _MOST_DIVERGED = 0.25
 _LEAST_SCALE = 1e-3
 _MOST_SCALE = 10.0
-
-
-def _part(observation: Tree, valid: Tensor, place: Tensor) -> Tree:
-    return {n: leaf[valid][:, place] if leaf.ndim > 1 else leaf[valid] for n, leaf in observation.items()}
 
 
 def _places(group: Tensor) -> Tensor:
