@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from l2o.evaluation.charts import beside
 from l2o.evaluation.dots import plot_bands, plot_dots
 from l2o.evaluation.long_runs import LongRuns
 from l2o.evaluation.panels import plot_stages
@@ -80,6 +81,7 @@ def everything(shared: Shared, path: Path) -> None:
         title="Five ways to meta-train the same network",
         xlabel="mean ln loss of the last 100 steps; lower is better",
         bold="curriculum and imitation",
+        across=2,
     )
 
 
@@ -113,6 +115,7 @@ def main() -> None:
     for name, draw in PICTURES.items():
         path = options.out / f"lessons-{name}.png"
         draw(shared, path)
+        beside(path).unlink(missing_ok=True)  # the numbers are in the results
         print(f"drawn: {path}")
 
 

@@ -25,6 +25,7 @@ def plot_dots(
     bold: str = "",
     lines: Mapping[str, float] | None = None,
     linear_within: float | None = None,
+    across: int | None = None,
 ) -> None:
     """Draws one dot for each contestant with its interval, panels side by side with the same contestants.
 
@@ -36,19 +37,26 @@ def plot_dots(
         bold: the contestant whose name stands out.
         lines: name to a value that a vertical line marks in the first panel: a published number.
         linear_within: the axis is linear up to this distance from 0 and logarithmic beyond; None for all linear.
+        across: panels in a row; None for all in one.
     """
     if not panels or not all(panels.values()):
         raise ArgumentError("panels is empty, or one of them is; there is nothing to draw")
     names = list(next(iter(panels.values())))
     left = max(3.2, 0.085 * max(map(len, names)))
-    width, height = left + 3.4 * len(panels), 1.5 + 0.34 * len(names)
+    columns = across or len(panels)
+    rows_of_panels = math.ceil(len(panels) / columns)
+    each = 0.34 * len(names) - 0.2 / rows_of_panels
+    width, height = left + 3.4 * columns, 0.7 + rows_of_panels * (each + 1.0)
     with figure.sheet(path, (width, height)) as sheet:
         sheet.suptitle(figure.literal(title), x=0.0, y=1.0, ha="left", fontweight="bold", fontsize=13)
-        grid = sheet.subplots(1, len(panels), squeeze=False, sharey=True, gridspec_kw={"wspace": 0.12})
+        spaces = {"wspace": 0.12, "hspace": 1.0 / each}
+        grid = sheet.subplots(rows_of_panels, columns, squeeze=False, sharey=True, gridspec_kw=spaces)
         sheet.subplots_adjust(left=left / width, right=1.0, bottom=0.75 / height, top=1 - 0.95 / height)
         middle = (left / width + 1.0) / 2
         sheet.text(middle, 0.2 / height, figure.literal(xlabel), ha="center", va="bottom", color=figure.INK)
-        for axes, (heading, rows) in zip(grid.flat, panels.items(), strict=True):
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (heading, rows) in zip(grid.flat, panels.items(), strict=False):
             figure.label(axes, textwrap.fill(heading, 27), "", "")
             if linear_within is None:
                 axes.locator_params(axis="x", nbins=5)
@@ -64,8 +72,9 @@ def plot_dots(
                     axes.plot([interval.estimate], [place], color=colour, marker="o", markersize=6)
             axes.set_yticks(range(len(names)), [figure.literal(name) for name in names])
             axes.set_ylim(len(names) - 0.5, -0.5)
-        for text, name in zip(grid.flat[0].get_yticklabels(), names, strict=True):
-            text.set_fontweight("bold" if name == bold else "normal")
+        for first in grid[:, 0]:
+            for text, name in zip(first.get_yticklabels(), names, strict=True):
+                text.set_fontweight("bold" if name == bold else "normal")
         for name, value in (lines or {}).items():
             axes = grid.flat[0]
             axes.axvline(value, color=figure.FAINT, linewidth=1.0, linestyle=(0, (4, 3)))
