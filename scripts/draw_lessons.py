@@ -38,13 +38,14 @@ def long_run(shared: Shared, path: Path) -> None:
         for rule in ("RNNprop", "L2O-DM")
         for lesson, name in (("plain", rule), ("both", f"{rule}-CL-IL"))
     }
+    plain = shared.plan("L2O-DM").horizon.stages[0].steps
     plot_bands(
         curves,
         path=path,
         title="A long run on MLP-orig",
         xlabel="step",
         ylabel="mean ln loss of 100 steps",
-        note="plain is trained on runs of 100 steps; both: with a curriculum and with imitation",
+        note=f"plain is trained on runs of {plain} steps; both: with a curriculum and with imitation",
     )
 
 
@@ -102,6 +103,17 @@ def _validations(records: Sequence[Trained]) -> Mapping[float, Interval]:
     return {place: crossed_bootstrap(np.log(values[:, [at]])) for at, place in enumerate(places)}
 
 
+def table(shared: Shared) -> None:
+    """Prints what the page says of single optimizers: mean ln loss at the end, and what meta-training has cost."""
+    for rule in ("RNNprop", "L2O-DM"):
+        for name in (rule, f"{rule}-CL-IL"):
+            steps = ", ".join(f"{record.training_steps:,}" for record in _records(shared, name))
+            print(f"{name}: meta-trained on {steps} inner steps")
+            for optimizee in FIVE:
+                seeds = shared.learned(name, optimizee).final().mean(1)
+                print(f"  {optimizee}: {seeds.mean():.2f}; seeds: {', '.join(f'{seed:.2f}' for seed in seeds)}")
+
+
 PICTURES = {"long-run": long_run, "stages": stages, "steadiness": steadiness, "everything": everything}
 
 
@@ -117,6 +129,7 @@ def main() -> None:
         draw(shared, path)
         beside(path).unlink(missing_ok=True)  # the numbers are in the results
         print(f"drawn: {path}")
+    table(shared)
 
 
 if __name__ == "__main__":

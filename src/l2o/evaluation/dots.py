@@ -56,7 +56,7 @@ def plot_dots(
         sheet.text(middle, 0.2 / height, figure.literal(xlabel), ha="center", va="bottom", color=figure.INK)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes, (heading, rows) in zip(grid.flat, panels.items(), strict=False):
+        for axes, (heading, rows) in zip(grid.flat[: len(panels)], panels.items(), strict=True):
             figure.label(axes, textwrap.fill(heading, 27), "", "")
             if linear_within is None:
                 axes.locator_params(axis="x", nbins=5)

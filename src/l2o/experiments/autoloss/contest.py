@@ -1,6 +1,6 @@
 """A learned schedule against everything simple: constant rates, chance, time alone, and itself without its eyes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -108,9 +108,7 @@ def hold(problem: Problem, trials: Trials, *, purpose: Purpose = "model") -> Con
     def run(name: str, schedule: Callable[[], Schedule]) -> Runs:
         return trials.run(problem, name, schedule, purpose=purpose)
 
-    def run_each(title: str, schedules: Mapping[int, Callable[[], Schedule]]) -> list[Runs]:
-        return trials.run_each(problem, title, schedules, purpose=purpose)
-
+    run_each = partial(trials.run_each, problem, purpose=purpose)
     rows: dict[str, Row] = {}
 
     def add(name: str, runs: Sequence[Runs], spent: int = 0) -> None:
