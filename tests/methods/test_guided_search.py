@@ -12,6 +12,7 @@ from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import metatrain
 from l2o.methods.guided_policy.alternation import BregmanADMM, MirrorDescent
 from l2o.methods.guided_policy.cost import NewtonDecrement, Taylor
+from l2o.methods.guided_policy.dual_search import LEAST, MOST
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.sampling import ControllerDrives, Explored, clock, in_dtype, mean_losses
 from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Standing, Start
@@ -376,3 +377,15 @@ def test_what_is_handed_on_survives_a_checkpoint():
     again = Standing.of(memory).tree(torch.float32)
     assert memory.keys() == again.keys()
     assert all(torch.equal(memory[name], again[name]) for name in memory)
+
+
+@pytest.mark.parametrize("bound", [LEAST, MOST])
+def test_a_multiplier_at_its_bound_stays_within_it(bound):
+    """1e-8 is less than that as a float32, 1e16 is more."""
+    _, _, _, trajectory = standing()
+    memory = trajectory.states["memory"]
+    memory = {**memory, "multiplier": torch.full_like(memory["multiplier"], bound)}
+    kept = Standing.of(memory)
+    assert bool((kept.multiplier >= LEAST).all())
+    assert bool((kept.multiplier <= MOST).all())
+    assert torch.equal(kept.tree(torch.float32)["multiplier"], memory["multiplier"])

@@ -16,7 +16,7 @@ from l2o.kernels.targets import Squared
 from l2o.methods.base import Estimate, OptimizerMethod, Trajectory
 from l2o.methods.guided_policy.alternation import Alternation, BregmanADMM, Duals, policy_variance
 from l2o.methods.guided_policy.cost import CostModel, NewtonDecrement, fit_cost
-from l2o.methods.guided_policy.dual_search import constrained
+from l2o.methods.guided_policy.dual_search import LEAST, MOST, constrained
 from l2o.methods.guided_policy.dynamics import fit_dynamics
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.linearise import initial_controller, linearise_policy, mean_square
@@ -156,7 +156,7 @@ class Standing:
             before=LinearGaussian(**trees.select(double, "before")),
             duals=Duals(**trees.select(double, "duals")),
             iteration=int(tree["iteration"]),
-            **plain,
+            **plain | {"multiplier": plain["multiplier"].clamp(LEAST, MOST)},  # which rounding may have left
         )
 
 
