@@ -29,6 +29,9 @@ class Bowl(l2o.TaskFamily):
 
     def loss(self, params, instance, batch):
         return params["x"].square().sum() + params["y"].square()
+
+
+bowl = Bowl()
 """
 
 
@@ -69,6 +72,11 @@ def test_every_combination_trains_on_a_users_own_task(method, horizon, teachers,
         assert (described["method"]["name"], set(described["teachers"])) == (method, set(teachers))
     else:
         assert described["name"] == method
+
+
+@pytest.mark.parametrize("name", ["Bowl", "bowl"])
+def test_a_users_task_is_named_by_its_class_or_itself(name):
+    assert isinstance(parsed("--task", f"bowls:{name}").task.family(), l2o.TaskFamily)
 
 
 def test_every_setting_of_the_meta_optimizers_is_an_option():

@@ -122,9 +122,10 @@ RULES = {
 
 
 def task_family(name: str, data: str, split: Split) -> TaskFamily:
-    """A task family by name, or by `module:Name` of a class, or another callable, that makes one."""
+    """A task family by name, or by `module:Name` of a family, or of a class or another callable that makes one."""
     if ":" in name:
-        return made(name, TaskFamily)
+        found = imported(name)
+        return found if isinstance(found, TaskFamily) else made(name, TaskFamily)
     return chosen(TASKS, name, "task")(data, split)
 
 
@@ -154,7 +155,7 @@ def made(name: str, kind: type[T], **options: int) -> T:
     return found
 
 
-def imported(name: str) -> Callable[..., object]:
+def imported(name: str) -> Any:
     """What `module:Name` names; modules in the working directory are found."""
     module, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:

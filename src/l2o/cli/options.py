@@ -35,7 +35,7 @@ class TaskOptions:
     """Which tasks."""
 
     task: TaskName = "mlp"
-    """Task family: a name that `l2o list` shows, or module:Name of your own TaskFamily."""
+    """Task family: a name that `l2o list` shows, or module:Name of your own family or its class."""
     data: str = "digits"
     """Data set of tasks on images; digits needs no download."""
     split: Split = "train"
