@@ -165,10 +165,20 @@ class Page:
         seeds = self.shared.settings.seeds
         self.study.finish(
             self.verdicts,
-            summary=f"{summary} Optimizees are trained on the test split, as in the source. {len(seeds)} meta-training "
-            f"seeds, {runs} fresh starts each, the same for all optimizers. The time is that of everything shown, most "
-            "of which other figures share.",
+            summary=f"{summary}{self._rectified()} Optimizees are trained on the test split, as in the source. "
+            f"{len(seeds)} meta-training seeds, {runs} fresh starts each, the same for all optimizers. The time is that "
+            "of everything shown, most of which other figures share.",
             seeds=seeds,
+        )
+
+    def _rectified(self) -> str:
+        """What a reader must know of the networks that have a ReLU on their logits, if there are any."""
+        names = [name for name in self.panels if f"{name}, linear logits" in OPTIMIZEES]
+        if not names:
+            return ""
+        return (
+            f" With the public code's ReLU on the logits: {', '.join(names)}. It decides much of what is seen there, as "
+            "`stronger-baselines/logits` shows on the same networks without it."
         )
 
     def _stages(self) -> None:
