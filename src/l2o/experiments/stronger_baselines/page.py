@@ -166,8 +166,8 @@ class Page:
         self.study.finish(
             self.verdicts,
             summary=f"{summary}{self._rectified()} Optimizees are trained on the test split, as in the source. "
-            f"{len(seeds)} meta-training seeds, {runs} fresh starts each, the same for all optimizers. The time is that "
-            "of everything shown, most of which other figures share.",
+            f"{len(seeds)} meta-training seeds, {runs} fresh starts each, the same for all optimizers. The time is "
+            "that of everything shown, most of which other figures share.",
             seeds=seeds,
         )
 
@@ -177,8 +177,8 @@ class Page:
         if not names:
             return ""
         return (
-            f" With the public code's ReLU on the logits: {', '.join(names)}. It decides much of what is seen there, as "
-            "`stronger-baselines/logits` shows on the same networks without it."
+            f" With the public code's ReLU on the logits: {', '.join(names)}. It decides much of what is seen there: "
+            "compare `stronger-baselines/logits`, which has convolutional networks without it."
         )
 
     def _stages(self) -> None:
