@@ -124,8 +124,7 @@ RULES = {
 def task_family(name: str, data: str, split: Split) -> TaskFamily:
     """A task family by name, or by `module:Name` of a family, or of a class or another callable that makes one."""
     if ":" in name:
-        found = imported(name)
-        return found if isinstance(found, TaskFamily) else made(name, TaskFamily)
+        return made(name, TaskFamily)
     return chosen(TASKS, name, "task")(data, split)
 
 
@@ -144,8 +143,11 @@ def chosen(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def made(name: str, kind: type[T], **options: int) -> T:
-    """What calling `module:Name` with the options gives: an error unless it is of the kind."""
+    """What `module:Name` is, where no options are to be given, or what calling it with them gives: an error unless it
+    is of the kind."""
     factory = imported(name)
+    if not options and isinstance(factory, kind):
+        return factory
     try:
         found = factory(**options)
     except TypeError as error:
