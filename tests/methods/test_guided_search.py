@@ -15,7 +15,15 @@ from l2o.methods.guided_policy.cost import NewtonDecrement, Taylor
 from l2o.methods.guided_policy.dual_search import LEAST, MOST
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.sampling import ControllerDrives, Explored, clock, in_dtype, mean_losses
-from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Standing, Start
+from l2o.methods.guided_policy.search import (
+    Exploration,
+    Fits,
+    GuidedPolicySearch,
+    Regression,
+    Standing,
+    Start,
+    _Iteration,
+)
 from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Momentum
 from l2o.optimizers.predicted_step import PredictedStep
@@ -322,6 +330,56 @@ def test_a_worse_controller_is_dropped_and_the_trust_region_shrinks():
     for event in dropped:
         assert event["proposed"] >= event["value"]
         assert event["scale"] <= 0.3 * 1.5
+
+
+class Layer(TaskFamily):
+    """A bowl of a weight and a bias: two groups of coordinates."""
+
+    name = "layer-of-test"
+
+    def init(self, instance: Tree, rng: Stream) -> Tree:
+        return {"weight": rng.child("weight").normal((2, 3)), "bias": rng.child("bias").normal((2,))}
+
+    def whole(self) -> Tree | None:
+        return {}
+
+    def loss(self, params: Tree, instance: Tree, batch: Tree) -> torch.Tensor:
+        return params["weight"].square().sum() / 2 + params["bias"].square().sum() / 2
+
+
+@pytest.mark.parametrize(
+    ("factors", "kept"),
+    [
+        ((2.0, 2.0), (True, True)),
+        ((2.0, 300.0), (True, False)),
+        ((300.0, 2.0), (False, True)),
+        ((0.5, 2.0), (False, True)),
+    ],
+)
+def test_of_the_proposed_controllers_those_that_help_are_kept(factors, kept):
+    method, policy, process, trajectory = standing(Layer())
+    old = Standing.of(trajectory.states["memory"])
+    by = torch.tensor(factors, dtype=torch.float64)
+    proposed = replace(old, controller=replace(old.controller, K=old.controller.K * by[:, None, None, None]))
+    work = _Iteration(method, policy, process, 12)
+    after, told_of = work._judged(proposed, old, work._group())
+    for g, new in enumerate(kept):
+        expected = (proposed if new else old).controller.K[g]
+        assert torch.equal(after.controller.K[g], expected)
+    assert told_of["groups"] == sum(kept)
+    assert told_of["accepted"] == 1
+    assert float(after.scale) == pytest.approx(1.5 * float(old.scale))
+
+
+def test_where_no_group_helps_all_controllers_stay():
+    method, policy, process, trajectory = standing(Layer())
+    old = Standing.of(trajectory.states["memory"])
+    worse = replace(old, controller=replace(old.controller, K=old.controller.K * 0.5))
+    work = _Iteration(method, policy, process, 12)
+    after, told_of = work._judged(worse, old, work._group())
+    assert torch.equal(after.controller.K, old.controller.K)
+    assert told_of["accepted"] == told_of["groups"] == 0
+    assert float(after.scale) == pytest.approx(0.3 * float(old.scale))
 
 
 @pytest.mark.parametrize(

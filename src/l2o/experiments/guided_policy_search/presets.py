@@ -59,6 +59,8 @@ class Settings:
         examples: that the objective's gradient is a mean over, in the meta-training; None for all.
         hidden: units of the policy's networks.
         regression: how the policy learns.
+        window: half width of the windows of all fits, in steps.
+        share: of the first multiplier, that the pull between controllers and policy is at first.
         factor: of tuned momentum's steps that the first controller takes.
         policies: meta-training seeds.
         runs: fresh starts of each optimizer on each data set.
@@ -73,7 +75,7 @@ class Settings:
 
     width: int = 48
     large: tuple[int, int] = (100, 200)
-    steps: int = 100
+    steps: int = 400
     tasks: int = 12
     iterations: int = 8
     history: tuple[int, int, int] = (5, 6, 5)
@@ -81,7 +83,9 @@ class Settings:
     examples: int | None = 2_048
     hidden: int = 32
     regression: Regression = field(default_factory=lambda: Regression(passes=2, steps=300))
-    factor: float = 0.2
+    window: int = 10
+    share: float = 0.01
+    factor: float = 1.0
     policies: tuple[int, ...] = (1, 2, 3)
     runs: int = 3
     tried: int = 400
@@ -171,9 +175,9 @@ def search(
     settings = PRESETS[preset]
     return GuidedPolicySearch(
         features=StateFeatures(settings.history, position=position),
-        alternation=alternation or BregmanADMM(),
+        alternation=alternation or BregmanADMM(share=settings.share),
         exploration=Exploration(jitter=jitter, coordinates=settings.coordinates, examples=settings.examples),
-        fits=Fits(cost=cost or NewtonDecrement()),
+        fits=Fits(cost=cost or NewtonDecrement(settings.window), window=settings.window),
         regression=regression or settings.regression,
         start=Start(start, factor=settings.factor),
     )
@@ -188,7 +192,7 @@ def plan(preset: str, seed: int) -> Plan:
         horizon=ConstantHorizon(settings.steps, settings.steps),
         meta_optimizer=MetaAdam(5e-3 if settings.hidden < 128 else 1e-3, clip=1.0),
         validate_every=1,
-        validation_tasks=2 * settings.tasks,
+        validation_tasks=settings.tasks,
         validation_last=settings.steps,
         checkpoint_every=1,
         seed=seed,

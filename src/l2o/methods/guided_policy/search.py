@@ -1,7 +1,7 @@
 """Guided policy search: local controllers are optimized one step at a time, and a policy learns to act like them."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,14 +168,16 @@ class GuidedPolicySearch(OptimizerMethod):
     1. The controllers drive a batch of tasks, with noise.
     2. Linear dynamics and a quadratic cost are fitted to what they did, for each group of coordinates and each step.
     3. Passes: the controllers are optimized against these models, within a trust region and pulled to the policy; the
-       policy is regressed on the controllers. A new controller is kept if it does better on the same tasks.
+       policy is regressed on the controllers. New controllers are kept if they do better on the same tasks: those of
+       all groups, or of the groups that help by themselves, or of one, whichever does best.
 
     The learned optimizer's action is the mean of the policy. Its meta-optimizer takes `regression.passes` times
     `regression.steps` steps an iteration.
 
     What goes wrong: more than a quarter of the trajectories diverge, then the controller before drives, in a trust
     region of a quarter, and after it the first one at half its gains and half again; a control step without a solution
-    is left out; a controller that does worse, or diverges, is dropped, and the trust region shrinks to 0.3 of it.
+    is left out; controllers that do worse, or diverge, are dropped, and the trust region shrinks to 0.3 of it if all
+    are.
 
     Args:
         features: what controllers see.
@@ -477,17 +479,23 @@ class _Iteration:
         return replace(controller, G=controller.G.maximum(low).minimum(high.maximum(low)))
 
     def _judged(self, standing: Standing, old: Standing, group: Tensor) -> tuple[Standing, dict[str, float]]:
-        """Keeps a controller that does better than the old one on the same tasks, else the old one."""
-        new_value, diverged = self._value(standing.controller, group)
+        """Keeps of the proposed controllers what does better on the same tasks than the old ones, group by group."""
         old_value, _ = self._value(old.controller, group)
-        numbers = {"proposed": min(new_value, 1e30), "value": old_value, "proposed_diverged": diverged}
-        if new_value < old_value:
-            scale = (1.5 * standing.scale).clamp(max=_MOST_SCALE)
-            kept = replace(standing, scale=scale, value=torch.tensor(new_value, dtype=torch.float64))
-            return kept, {**numbers, "value": new_value, "accepted": 1.0}
-        value = torch.tensor(old_value, dtype=torch.float64)
-        kept = replace(standing, controller=old.controller, scale=_shrunk(standing.scale), value=value)
-        return kept, {**numbers, "accepted": 0.0}
+        everyone = list(range(len(standing.controller.k)))
+        together, diverged = self._value(standing.controller, group)
+        alone = {g: self._value(_chosen(standing.controller, old.controller, [g]), group)[0] for g in everyone}
+        found = {tuple(everyone): together} | {(g,): value for g, value in alone.items()}
+        helpful = tuple(g for g in everyone if alone[g] < old_value)
+        if helpful and helpful not in found:
+            found[helpful], _ = self._value(_chosen(standing.controller, old.controller, helpful), group)
+        best = min(found, key=lambda groups: found[groups])
+        numbers = {"proposed": min(together, 1e30), "proposed_diverged": diverged}
+        accepted = found[best] < old_value
+        value = found[best] if accepted else old_value
+        controller = _chosen(standing.controller, old.controller, best) if accepted else old.controller
+        scale = (1.5 * standing.scale).clamp(max=_MOST_SCALE) if accepted else _shrunk(standing.scale)
+        kept = replace(standing, controller=controller, scale=scale, value=torch.tensor(value, dtype=torch.float64))
+        return kept, {**numbers, "value": value, "accepted": float(accepted), "groups": len(best) * float(accepted)}
 
     def _regress(
         self, samples: Samples, standing: Standing, outcome: dict[str, float], rng: Stream
@@ -555,6 +563,14 @@ _MOST_SCALE = 10.0
 def _places(group: Tensor) -> Tensor:
     """The place of each coordinate's group among those that there are."""
     return group.unique(return_inverse=True)[1]
+
+
+def _chosen(new: LinearGaussian, old: LinearGaussian, groups: Sequence[int]) -> LinearGaussian:
+    """The new controllers of some groups, the old ones of the others."""
+    leaves = {name: leaf.clone() for name, leaf in vars(old).items()}
+    for name, leaf in leaves.items():
+        leaf[list(groups)] = getattr(new, name)[list(groups)]
+    return LinearGaussian(**leaves)
 
 
 def _scaled(controller: LinearGaussian, factor: float) -> LinearGaussian:
