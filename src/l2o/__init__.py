@@ -7,6 +7,7 @@ from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop
 from l2o.metatrain import MetaTrained, metatrain
 from l2o.methods.evolution import ES, PES
+from l2o.methods.guided_policy.search import GuidedPolicySearch
 from l2o.methods.imitation import Imitation
 from l2o.methods.meta_loss import MetaLoss
 from l2o.methods.policy_gradient import PolicyGradient
@@ -20,6 +21,7 @@ from l2o.optimizers.dm import L2ODM
 from l2o.optimizers.handcrafted import SGD, Adagrad, Adam, Momentum, Nesterov, RMSprop
 from l2o.optimizers.hierarchical import L2OScale
 from l2o.optimizers.mlp import MLPLOpt
+from l2o.optimizers.predicted_step import PredictedStep
 from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.small_fc import SmallFC
 from l2o.outer_loop import Plan
@@ -78,6 +80,7 @@ __all__ = [
     "Follower",
     "GaussianMixtureEM",
     "Goal",
+    "GuidedPolicySearch",
     "Imitation",
     "InTurn",
     "L2OError",
@@ -101,6 +104,7 @@ __all__ = [
     "PaperGANFeatures",
     "Plan",
     "PolicyGradient",
+    "PredictedStep",
     "ProjectedClassification",
     "QuadraticRegression",
     "Quadratics",

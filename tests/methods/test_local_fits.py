@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from l2o.errors import ArgumentError
+from l2o.methods.guided_policy import dynamics
 from l2o.methods.guided_policy.cost import (
     FittedCost,
     GradientFeature,
@@ -247,7 +248,7 @@ def test_dynamics_are_the_most_probable_under_the_prior():
 def test_blocks_of_steps_change_nothing(monkeypatch):
     states, actions, _ = walk(trajectories=3, steps=7, coordinates=2, features=2)
     whole = fit_dynamics([states], [actions], window=1, prior_window=2, known=0)
-    monkeypatch.setattr("l2o.methods.guided_policy.dynamics.BLOCK", 3)
+    monkeypatch.setattr(dynamics, "BLOCK", 3)
     parts = fit_dynamics([states], [actions], window=1, prior_window=2, known=0)
     for found, part in zip(vars(whole).values(), vars(parts).values(), strict=True):
         assert torch.allclose(found, part, atol=1e-13)

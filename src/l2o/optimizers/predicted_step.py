@@ -63,6 +63,20 @@ class PredictedStep(LearnedOptimizer):
         share: "group" has a network for each of `GROUPS`; "all" has one, told the group by four more inputs.
         seed: seed of the initial meta-parameters.
 
+    Example:
+        >>> import l2o
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = l2o.PredictedStep(hidden=4).as_torch(model.parameters())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = model(torch.ones(2)).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> before = model.weight.clone()
+        >>> _ = optimizer.step(closure)  # it reads the loss
+        >>> torch.equal(before, model.weight)
+        False
+
     Source: Li and Malik 2017, sections 3.2 and 4. Of the paper's two readings of the last feature only this one fits
     its other features. There the LSTM has two biases (272,900 meta-parameters), and is initialised in another way.
     """

@@ -4,6 +4,7 @@ What the policy cannot do where it was trained, it will not do elsewhere: figure
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
         ),
     }
     files = {name: f"ablation-{slug(name)}" for name in methods}
-    made = plan(shared.preset, 1)
+    made = replace(plan(shared.preset, 1), validate_every=shared.settings.iterations)
     calls = {
         name: partial(shared.trained, files[name], PredictedStep(hidden=4, seed=1), method, made)
         for name, method in methods.items()

@@ -66,6 +66,7 @@ class Settings:
         runs: fresh starts of each optimizer on each data set.
         tried: inner steps of a trial, and of the tuning.
         every: the true objective is recorded at every so-many-th step of a trial.
+        every_large: the same, of a trial on the large network.
         shown: examples that the recorded objective is a mean over; None for all.
         unrolled: trajectories of the meta-training of the optimizer that is trained by gradient descent.
         tuning_runs: fresh starts that constants are tuned on.
@@ -90,6 +91,7 @@ class Settings:
     runs: int = 3
     tried: int = 400
     every: int = 5
+    every_large: int = 10
     shown: int | None = 10_000
     unrolled: int = 100
     tuning_runs: int = 3
@@ -112,6 +114,7 @@ PRESETS = {
         runs=2,
         tried=30,
         every=5,
+        every_large=5,
         shown=256,
         unrolled=2,
         tuning_runs=1,
@@ -129,6 +132,7 @@ PRESETS = {
         regression=Regression(),
         runs=10,
         every=1,
+        every_large=1,
         shown=None,
         unrolled=200,
     ),
@@ -154,11 +158,12 @@ def training_family(preset: str) -> ProjectedClassification:
     return family(preset, TRAINING[preset][0])
 
 
-def true_objective(preset: str, tried: ProjectedClassification) -> TrueObjective:
+def true_objective(preset: str, tried: ProjectedClassification, *, large: bool = False) -> TrueObjective:
     """How trials on a family are recorded; small data sets are taken whole."""
     settings = PRESETS[preset]
+    every = settings.every_large if large else settings.every
     whole = settings.shown is None or settings.shown >= len(tried.train.labels)
-    return TrueObjective(settings.every, None if whole else settings.shown)
+    return TrueObjective(every, None if whole else settings.shown)
 
 
 def search(

@@ -318,7 +318,7 @@ class Shared:
     def _trials(self, name: str, run: Runner, panel: Panel, made_from: str) -> Trials:
         settings = self.settings
         tried = family(self.preset, panel.data, large=panel.large, batch=panel.batch)
-        recorded = true_objective(self.preset, tried)
+        recorded = true_objective(self.preset, tried, large=panel.large)
         identity = {
             "made from": made_from,
             "family": tried.name,

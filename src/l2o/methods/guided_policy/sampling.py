@@ -190,14 +190,13 @@ def sample(
         grads, x = (trees.flatten(trees.select(seen, kind))[:, kept] for kind in ("grad", "params"))
         observations.append({"grad/coordinates": grads, "params/coordinates": x, "loss": seen["loss"]})
     remembered = features.begin(len(losses), len(kept), observations[0]["grad/coordinates"].double())
-    rows = []
-    for seen in observations:
+    shape = (len(losses), steps + 1, len(kept), features.states)
+    every = torch.empty(shape, dtype=torch.float64, device=losses.device)  # 1.5 GB at the size of the paper, once
+    for step, seen in enumerate(observations):
         double = {name: leaf.double() for name, leaf in seen.items()}
-        row, remembered = features.observe(
+        every[:, step], remembered = features.observe(
             double["grad/coordinates"], double["params/coordinates"], double["loss"], remembered
         )
-        rows.append(row)
-    every = torch.stack(rows, dim=1)  # [trajectories, steps + 1, coordinates, states]
     actions = torch.stack([trees.flatten(action)[:, kept] for action in record.actions], dim=1).double()
     slopes = torch.stack([_slopes(process, seen, kept, examples) for seen in record.observations], dim=1)
     return Samples(

@@ -187,6 +187,21 @@ class GuidedPolicySearch(OptimizerMethod):
         regression: how the policy learns.
         start: the first controller.
 
+    Example:
+        >>> import l2o
+        >>> from l2o.tasks.data import blobs
+        >>> family = l2o.ProjectedClassification(blobs(), dimensions=4, hidden=4)
+        >>> method = l2o.GuidedPolicySearch(
+        ...     features=StateFeatures((2, 4, 2)), regression=Regression(passes=1, steps=5, pairs=32),
+        ...     start=Start(l2o.SGD(0.3)),
+        ... )
+        >>> plan = l2o.Plan(
+        ...     trajectories=1, tasks=4, horizon=l2o.ConstantHorizon(10, 10), validation_tasks=2, validation_last=1
+        ... )
+        >>> trained = l2o.metatrain(l2o.PredictedStep(hidden=4), family, method, plan)
+        >>> trained.best.value <= trained.validations[0].value
+        True
+
     Source: Li and Malik 2017, section 3; what it leaves open is settled by measurement, see docs/guided_policy.md.
     """
 
