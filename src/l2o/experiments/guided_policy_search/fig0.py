@@ -24,11 +24,15 @@ from l2o.methods.guided_policy.alternation import BregmanADMM
 from l2o.methods.guided_policy.cost import GradientFeature, Taylor
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.search import GuidedPolicySearch, Regression
+from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.predicted_step import PredictedStep
 from l2o.sweeps import run_all
 
 BRIEF, ALONE = Regression(passes=1, steps=1), BregmanADMM(share=1e-12)
 """For what is about controllers alone: nothing pulls them to a policy."""
+
+FROM_ADAGRAD = "from AdaGrad's steps"
+"""The search as it is, from the baseline that was best on the task of the meta-training instead of momentum."""
 
 
 def run(preset: str, results: Path, work: Path) -> None:
@@ -82,7 +86,7 @@ def _below(trials: Mapping[str, Trials], other: str, claim: str) -> Verdict:
 
 
 def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
-    """Searches of controllers alone: as they are, without jitter, and with other costs."""
+    """Searches of controllers alone: as they are, without jitter, with other costs, from another start."""
     preset, momentum = shared.preset, shared.momentum
     newest = StateFeatures(shared.settings.history).gradients.start
     methods: dict[str, GuidedPolicySearch] = {
@@ -92,6 +96,7 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
         "gradient's feature as cost": search(
             preset, momentum, alternation=ALONE, regression=BRIEF, cost=GradientFeature(newest)
         ),
+        FROM_ADAGRAD: search(preset, Adagrad(shared.tuned("AdaGrad").rate), alternation=ALONE, regression=BRIEF),
     }
     files = {name: f"ablation-{slug(name)}" for name in methods}
     made = replace(plan(shared.preset, 1), validate_every=shared.settings.iterations)
@@ -110,7 +115,7 @@ def _values(history: Mapping[str, Any]) -> list[float]:
 
 
 def _improves(name: str, history: Mapping[str, Any]) -> Verdict:
-    values, expected = _values(history), name.startswith("Newton") or name.startswith("gradient")
+    values, expected = _values(history), name.startswith(("Newton", "gradient", FROM_ADAGRAD))
     ratio = values[-1] / values[0]
     return Verdict(
         claim=f"controllers {'improve' if expected else 'do not improve'}: {name}",

@@ -33,8 +33,8 @@ TRAINING: Mapping[str, tuple[str, Callable[[], Dataset]]] = {
 
 TESTING: Mapping[str, Callable[[], Dataset]] = {
     FACES: grouped_faces,
-    "CIFAR-10": _training_split("cifar10"),
-    "CIFAR-100": _training_split("cifar100"),
+    "CIFAR-10": _training_split("cifar-10"),
+    "CIFAR-100": _training_split("cifar-100"),
     SURROGATE: tfd_surrogate,
 }
 """The data that no optimizer was trained or tuned on. The paper's Toronto Face Database is not public: the first stands
