@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,11 @@ import l2o
 from l2o.cli import choices
 from l2o.cli.main import main
 from l2o.cli.train import Train
+from l2o.experiments.study import logged_meta_losses
+from l2o.methods.guided_policy.alternation import BregmanADMM, MirrorDescent
+from l2o.methods.guided_policy.cost import NewtonDecrement
+from l2o.methods.guided_policy.features import StateFeatures
+from l2o.methods.guided_policy.search import Exploration, Fits, Regression, Start
 from l2o.tasks.wrappers import ConvexRegulariser, RandomScaling
 
 TINY = ["train", "--threads", "1", "--trajectories", "3", "--window", "2", "--tasks", "2", "--validate-every", "1",
@@ -96,6 +102,56 @@ def test_every_setting_of_the_curriculum_is_an_option():
     assert plan.horizon == l2o.Curriculum((10, 30), (40, 60), window=5, periods=2, longest_stage=4)
     assert not plan.restore_meta_optimizer
     assert parsed("--curriculum", "20", "40").plan().horizon == l2o.Curriculum((20, 40))
+
+
+def test_guided_policy_search_trains_from_the_command_line():
+    options = ["--task", "projected", "--data", "digits", "--optimizer", "predicted-step", "--method",
+               "guided-policy-search", "--first-controller", "sgd:0.1", "--horizon", "6", "--window", "6",
+               "--coordinates", "8", "--examples", "50", "--passes", "1", "--regression-steps", "2"]  # fmt: skip
+    assert main([*TINY, "--trajectories", "2", "--tasks", "4", *options]) == 0
+    card = l2o.load_card("run/weights.safetensors")
+    assert (card.optimizer, card.configuration["method"]["name"]) == ("PredictedStep", "guided policy search")
+    assert card.training_tasks == "projected-48-48-10-digits-batch-64"
+    values = [json.loads(line) for line in Path("run/events.jsonl").read_text().splitlines()]
+    values = [event["value"] for event in values if event["kind"] == "window" and "value" in event]
+    plan = parsed("--trajectories", "2").plan()
+    assert logged_meta_losses(Path("run/events.jsonl"), plan, "loss") == [values[1], values[2]]
+    assert Path("run/meta-training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_setting_of_guided_policy_search_is_an_option():
+    options = ["--method", "guided-policy-search", "--first-controller", "adagrad:0.1", "--first-factor", "0.5",
+               "--pull", "0.2", "--history", "2", "4", "2", "--fit-window", "3", "--trust", "0.4", "--jitter", "0.2",
+               "--coordinates", "7", "--examples", "None", "--passes", "4", "--regression-steps", "9"]  # fmt: skip
+    wanted = l2o.GuidedPolicySearch(
+        features=StateFeatures((2, 4, 2)),
+        alternation=BregmanADMM(share=0.2),
+        exploration=Exploration(jitter=0.2, coordinates=7, examples=None),
+        fits=Fits(cost=NewtonDecrement(3), window=3, trust=0.4),
+        regression=Regression(passes=4, steps=9),
+        start=Start(l2o.Adagrad(0.1), factor=0.5),
+    )
+    assert parsed(*options).method.made().describe() == wanted.describe()
+    mirror = parsed("--method", "guided-policy-search", "--alternation", "mirror").method.made().describe()
+    assert mirror["alternation"] == MirrorDescent().describe()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--trust", "1.0"), "--trust is 1.0, and has no effect without --method guided-policy-search"),
+        (("--method", "es", "--jitter", "0.1"), "--jitter is 0.1, and has no effect without"),
+        (("--method", "guided-policy-search", "--sigma", "0.1"), "--sigma is 0.1, and has no effect with"),
+        (
+            ("--method", "guided-policy-search", "--teachers", "sgd:0.1"),
+            "--teachers is sgd:0.1, and has",
+        ),
+        (("--method", "guided-policy-search", "--alternation", "mirror", "--pull", "1"), "without --alternation admm"),
+    ],
+)
+def test_settings_of_guided_policy_search_are_refused_elsewhere(options, message):
+    with pytest.raises(l2o.errors.ArgumentError, match=message):
+        parsed(*options).method.made()
 
 
 def test_every_setting_of_the_methods_is_an_option():

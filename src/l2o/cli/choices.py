@@ -25,10 +25,11 @@ from l2o.optimizers.rnnprop import RNNprop
 from l2o.optimizers.small_fc import SmallFC
 from l2o.tasks.base import TaskFamily
 from l2o.tasks.conv import ConvClassifier, LeNet, NASCell
-from l2o.tasks.data import Split, load_dataset
+from l2o.tasks.data import Dataset, Split, load_dataset
 from l2o.tasks.ensembles import scale_core
 from l2o.tasks.functions import BenchmarkFunction
 from l2o.tasks.mlp import MLPClassifier
+from l2o.tasks.projected import ProjectedClassification
 from l2o.tasks.quadratic import Quadratics
 from l2o.tasks.softmax_regression import SoftmaxRegression
 from l2o.tracking import MLflow, TensorBoard, Tracker, WandB
@@ -41,6 +42,10 @@ def _on_images(network: Callable[..., TaskFamily]) -> Callable[[str, Split], Tas
         return network(load_dataset(data, split), test=load_dataset(data, "test") if split == "train" else None)
 
     return family
+
+
+def _on_training_images(network: Callable[[Dataset], TaskFamily]) -> Callable[[str, Split], TaskFamily]:
+    return lambda data, split: network(load_dataset(data, split))
 
 
 def _without_data(family: Callable[[], TaskFamily]) -> Callable[[str, Split], TaskFamily]:
@@ -56,6 +61,8 @@ ON_IMAGES: dict[str, Callable[[str, Split], TaskFamily]] = {
     "conv-cifar": _on_images(ConvClassifier.cifar),
     "lenet": _on_images(LeNet),
     "nas-cifar": _on_images(NASCell),
+    "projected": _on_training_images(ProjectedClassification.small),
+    "projected-large": _on_training_images(ProjectedClassification.large),
 }
 """Tasks on images, from the name of a data set and the split that the optimizee is trained on."""
 

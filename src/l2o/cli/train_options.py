@@ -1,10 +1,13 @@
 """Options of `l2o train`, by what they are about; one that has no effect beside the others is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+import tyro
 
 from l2o.cli import choices
 from l2o.cli.options import TaskOptions, refuse_unused, rule
+from l2o.cli.search_options import SearchOptions
 from l2o.errors import ArgumentError
 from l2o.horizons import ConstantHorizon, Curriculum, RandomHorizon
 from l2o.meta_optimizer import MetaAdam, MetaRMSprop, MetaSettings
@@ -44,9 +47,10 @@ class TrainingTaskOptions(TaskOptions):
 class MethodOptions:
     """How meta-gradients are got, and who else drives."""
 
-    method: Literal["meta-loss", "unrolled", "self-improving", "es", "pes"] = "meta-loss"
-    """First order through replay; exact second order; first order where helpers take some of the steps; or evolution
-    strategies, which only run perturbed copies: truncated, or without the bias of truncation."""
+    method: Literal["meta-loss", "unrolled", "self-improving", "es", "pes", "guided-policy-search"] = "meta-loss"
+    """First order through replay; exact second order; first order where helpers take some of the steps; evolution
+    strategies, which only run perturbed copies: truncated, or without the bias of truncation; or guided policy search,
+    a trajectory of which is an iteration, with a window as long as the horizon."""
     objective: Objective = "loss"
     """Whether the meta-loss sums losses or their logarithms."""
     weights: Weights = "all"
@@ -69,9 +73,15 @@ class MethodOptions:
     """Of es and pes: antithetic pairs in a window."""
     shaping: Shaping = "none"
     """Of es: whether differences of meta-losses count, or of their ranks."""
+    search: tyro.conf.OmitArgPrefixes[SearchOptions] = field(default_factory=SearchOptions)
 
     def made(self) -> OptimizerMethod:
         """The method that the options describe."""
+        if self.method == "guided-policy-search":
+            others = [each.name for each in fields(self) if each.name not in ("method", "search")]
+            refuse_unused(self, *others, reason="with --method guided-policy-search")
+            return self.search.made()
+        self.search.refuse("without --method guided-policy-search")
         teachers = {name: rule(name) for name in self.teachers}
         if len(teachers) < len(self.teachers):
             raise ArgumentError(f"--teachers is {' '.join(self.teachers)}, and names one twice; name each once")

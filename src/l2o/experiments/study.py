@@ -319,7 +319,8 @@ def draw_meta_training(trained: MetaTrained, plan: Plan, *, log: Path, path: Pat
 def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[float]:
     """The mean inner loss of each trajectory, from an event log; not a number where it diverged or was imitated.
 
-    For the objective "log" it is the geometric mean, so that both can be drawn beside losses.
+    For the objective "log" it is the geometric mean, so that both can be drawn beside losses. Of guided policy search
+    it is the controllers' mean loss, not the policy's.
     """
     sums, points = [0.0] * plan.trajectories, [0] * plan.trajectories
     for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
@@ -327,12 +328,17 @@ def logged_meta_losses(log: Path, plan: Plan, objective: Objective) -> list[floa
             value = event["meta_loss"]
             sums[int(event["trajectory"])] += float("nan") if value is None else value
             points[int(event["trajectory"])] += event["steps"] + 1
+        elif event["kind"] == "window" and "value" in event:
+            sums[int(event["trajectory"])], points[int(event["trajectory"])] = event["value"], 1
     means = [total / count if count else float("nan") for total, count in zip(sums, points, strict=True)]
     return means if objective == "loss" else [math.exp(mean) for mean in means]
 
 
 def _objective(method: Mapping[str, Any]) -> Objective:
-    return method["objective"] if "objective" in method else _objective(method["method"])
+    """Of a method, or of the one that it is wrapped around; one that has none is about plain losses."""
+    return (
+        method["objective"] if "objective" in method else _objective(method["method"]) if "method" in method else "loss"
+    )
 
 
 def as_configuration(settings: Any) -> dict[str, Any]:
