@@ -1,5 +1,7 @@
 """The experiments of guided policy search, in the smallest preset, and how their claims are judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,13 @@ import torch
 from l2o.curves import Curves
 from l2o.evaluation.results import read_description
 from l2o.evaluation.verdicts import read_verdicts
-from l2o.experiments.guided_policy_search import EXPERIMENTS, shared
+from l2o.experiments.guided_policy_search import EXPERIMENTS, drop_in, shared
 from l2o.experiments.guided_policy_search.baselines import BASELINES, Baseline, tune
 from l2o.experiments.guided_policy_search.figures import FIGURES, rank
 from l2o.experiments.guided_policy_search.presets import FACES, training_family, true_objective
 from l2o.experiments.guided_policy_search.shared import POLICY, UNROLLED, Panel, Shared, Trials
 from l2o.rng import Stream
+from l2o.tasks.data import load_dataset
 
 VERDICTS = {"fig0": 7, "fig1": 3, "fig2": 2, "fig3": 3, "fig4": 3, "fig5": 3}
 
@@ -26,7 +29,36 @@ def folder(tmp_path_factory):
 
 
 def test_every_experiment_is_listed():
-    assert {name.removeprefix("guided-policy-search/") for name in EXPERIMENTS} == set(VERDICTS)
+    assert {name.removeprefix("guided-policy-search/") for name in EXPERIMENTS} == {*VERDICTS, "drop-in"}
+
+
+def test_the_drop_in_is_compared_with_tuned_optimizers(tmp_path):
+    EXPERIMENTS["guided-policy-search/drop-in"]("smoke", tmp_path / "results", tmp_path / "runs")
+    results = tmp_path / "results" / "guided-policy-search" / "drop-in" / "smoke"
+    record, description = read_verdicts(results / "verdict.json"), read_description(results)
+    (table,) = description.tables
+    names = {str(row["optimizer"]).partition(":")[0] for row in table.rows}
+    assert names == {"policy", "policy, tuned", "SGD", "Adam"}
+    assert [verdict.runs for verdict in record.verdicts] == [2]
+    assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def loop():
+    data = load_dataset("digits", "train")
+    settings = replace(drop_in.PRESETS["smoke"], steps=10, every=5)
+    return drop_in._Loop(drop_in._standardised(data.inputs), data.labels, data.classes, settings)
+
+
+def test_a_drop_in_run_that_diverges_is_held_at_ten_times_its_start(loop):
+    found = loop.run(lambda params: torch.optim.SGD(params, lr=1e6), 0)
+    assert found[1:] == [10 * found[0]] * 2
+    assert all(value < 10 * found[0] for value in loop.run(lambda params: torch.optim.SGD(params, lr=0.1), 0))
+
+
+def test_the_grid_of_a_drop_in_grows_past_its_edge(loop):
+    best = drop_in._tuned(loop, lambda rate: lambda params: torch.optim.SGD(params, lr=rate), (1e-4, 1e-3))
+    assert best > 1e-3
 
 
 @pytest.mark.parametrize("name", VERDICTS)

@@ -24,6 +24,9 @@ from l2o.trees import Tree
 
 READS = frozenset({"grad", "loss", "params"})
 
+AT_ONCE = 100
+"""Steps that a policy is run along at once: 400 of them take 1 GB more at the size of the paper."""
+
 
 @dataclass(frozen=True)
 class ControllerDrives:
@@ -139,8 +142,11 @@ class Samples:
     def means(self, policy: LearnedOptimizer) -> list[Tensor]:
         """The policy's actions along the trajectories, with a memory of its own: `[trajectories, steps, coordinates]`
         of each group."""
-        actions, _ = replay(policy, self.observations, self.start(policy))
-        return self.split(torch.stack([trees.flatten(action) for action in actions], dim=1))
+        state, found = self.start(policy), []
+        for first in range(0, len(self.observations), AT_ONCE):
+            actions, state = replay(policy, self.observations[first : first + AT_ONCE], state)
+            found += [trees.flatten(action) for action in actions]
+        return self.split(torch.stack(found, dim=1))
 
 
 def losses_of(record: Record) -> tuple[Tensor, Tensor]:
