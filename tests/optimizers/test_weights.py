@@ -126,9 +126,20 @@ def test_shipped_weights_load_and_step():
         assert card.horizon == optimizer.horizon
         weight = torch.nn.Parameter(torch.ones(3))
         torch_optimizer = optimizer.as_torch([weight])
-        weight.square().sum().backward()
-        torch_optimizer.step()
+        loss = weight.square().sum()
+        loss.backward()
+        torch_optimizer.step(**({"loss": loss} if "loss" in optimizer.reads else {}))
         assert not torch.equal(weight, torch.ones(3))
+
+
+def test_the_shipped_policy_trains_a_larger_network_on_other_images():
+    family = l2o.ProjectedClassification.large(l2o.load_dataset("digits", "train"))
+    tasks, whole = l2o.Stream(1, tasks=range(2)), l2o.TrueObjective(every=100)
+    curves = l2o.run_curves(l2o.load("predicted-step-mnist"), family, tasks, steps=400, true_objective=whole)
+    slow = l2o.run_curves(l2o.SGD(0.1), family, tasks, steps=400, true_objective=whole)
+    assert (curves.true_losses[:, 0] > 2).all()
+    assert (curves.true_losses[:, -1] < slow.true_losses[:, -1]).all()
+    assert (curves.true_losses[:, -1] < 0.1).all()
 
 
 @pytest.mark.parametrize("name", ["rnnprop-mnist", "dm-cl-il-mnist", "rnnprop-cl-il-mnist"])

@@ -61,6 +61,8 @@ class PredictedStep(LearnedOptimizer):
     Args:
         hidden: units of each network.
         share: "group" has a network for each of `GROUPS`; "all" has one, told the group by four more inputs.
+        limit: a standardised feature counts as at most so large, in deviations. Where a loss is nearly 0 its relative
+            change is not: without a limit the policy takes wild steps there.
         seed: seed of the initial meta-parameters.
 
     Example:
@@ -78,7 +80,8 @@ class PredictedStep(LearnedOptimizer):
         False
 
     Source: Li and Malik 2017, sections 3.2 and 4. Of the paper's two readings of the last feature only this one fits
-    its other features. There the LSTM has two biases (272,900 meta-parameters), and is initialised in another way.
+    its other features. There features have no limit, and the LSTM has two biases (272,900 meta-parameters) and is
+    initialised in another way.
     """
 
     name = "Predicted Step Descent"
@@ -89,13 +92,15 @@ class PredictedStep(LearnedOptimizer):
     deviation: Tensor
     rms: Tensor
 
-    def __init__(self, *, hidden: int = 128, share: str = "group", seed: int = 0) -> None:
+    def __init__(self, *, hidden: int = 128, share: str = "group", limit: float = 5.0, seed: int = 0) -> None:
         super().__init__()
         if hidden < 1:
             raise ArgumentError(f"hidden is {hidden}; a network needs at least 1 unit")
         if share not in ("group", "all"):
             raise ArgumentError(f"share is {share!r}; choose 'group' or 'all'")
-        self.hidden, self.share = hidden, share
+        if not limit > 0:
+            raise ArgumentError(f"limit is {limit}; it must be positive, math.inf for none")
+        self.hidden, self.share, self.limit = hidden, share, limit
         networks = len(GROUPS) if share == "group" else 1
         inputs = FEATURES + hidden + (0 if share == "group" else len(GROUPS))
         generator = Stream(seed, ("meta-parameters", "PredictedStep")).torch_generator()
@@ -110,7 +115,7 @@ class PredictedStep(LearnedOptimizer):
         self.register_buffer("rms", torch.full((len(GROUPS),), 0.01))
 
     def config(self) -> Config:
-        return {"hidden": self.hidden, "share": self.share}
+        return {"hidden": self.hidden, "share": self.share, "limit": self.limit}
 
     def calibrate(self, observations: Sequence[Tree], actions: Tensor, group: Tensor) -> None:
         """Sets, for each group that there is, mean and deviation of the features and the actions' root mean square."""
@@ -166,7 +171,7 @@ class PredictedStep(LearnedOptimizer):
 
     def _inputs(self, features: Tensor, group: Tensor) -> Tensor:
         """What the networks see of features `[..., coordinates, 3]`: scaled; one network for all is told the group."""
-        scaled = (features - self.mean[group]) / self.deviation[group]
+        scaled = ((features - self.mean[group]) / self.deviation[group]).clamp(-self.limit, self.limit)
         if self.share == "group":
             return scaled
         told = torch.eye(len(GROUPS), dtype=scaled.dtype, device=scaled.device)[group]
