@@ -116,6 +116,7 @@ class Figure:
         large: whether the networks are the large ones.
         batch: images in a minibatch.
         longer: whether runs are twice as long as the policy's trials.
+        brief: whether a preset may show fewer of the trained policies.
         claims: of the paper first, then what our reduced presets can be held to.
     """
 
@@ -123,6 +124,7 @@ class Figure:
     large: bool = False
     batch: int = 64
     longer: bool = False
+    brief: bool = False
     claims: Sequence[Claim] = field(default=())
 
 
@@ -147,6 +149,7 @@ FIGURES = {
     "fig2": Figure(
         "a network eight times as large",
         large=True,
+        brief=True,
         claims=[
             Claim("paper: it ends lowest on all three", LOWEST_END, _first("final")),
             Claim(
@@ -182,6 +185,7 @@ FIGURES = {
         "a larger network and more noise",
         large=True,
         batch=10,
+        brief=True,
         claims=[
             Claim("paper: it ends lowest on all three", LOWEST_END, _first("final")),
             Claim(
@@ -226,22 +230,23 @@ def run(name: str, preset: str, results: Path, work: Path) -> None:
     settings = shared.settings
     study = Study.of(f"guided-policy-search/{name}", preset, results, work, settings)
     steps = settings.tried * (2 if figure.longer else 1)
+    seeds = settings.policies[: settings.fewer_policies] if figure.brief else settings.policies
     panels: dict[str, dict[str, Trials]] = {}
     for data in testing(preset):
-        panel = Panel(data, large=figure.large, batch=figure.batch, steps=steps)
+        panel = Panel(data, large=figure.large, batch=figure.batch, steps=steps, policies=len(seeds))
         panels[data] = shared.panel(EVERYONE, panel)
         _draw(study, panels[data], f"{name.replace('fig', 'Figure ')}, {figure.title}: {data}")
-        study.tables.append(_table(data, panels[data], settings, shared))
+        study.tables.append(_table(data, panels[data], settings, shared, policies=len(seeds)))
         notes = family(preset, data, large=figure.large, batch=figure.batch).data_notes()
         study.data += [note for note in notes if note not in study.data]
     study.seconds = sum(trials.seconds for panel in panels.values() for trials in panel.values())
-    study.seconds += sum(shared.history(f"policy-{seed}")["seconds"] for seed in settings.policies)
+    study.seconds += sum(shared.history(f"policy-{seed}")["seconds"] for seed in seeds)
     study.finish(
         [claim.judge(panels) for claim in figure.claims],
         summary=f"{figure.title.capitalize()}: {steps} steps on minibatches of {figure.batch}. The policy was "
         f"meta-trained for {settings.steps} steps on {settings.tasks} starts of one network on one data set; all other "
         "constants were tuned there too.",
-        seeds=settings.policies,
+        seeds=seeds,
     )
 
 
@@ -262,7 +267,7 @@ def _draw(study: Study, panel: Mapping[str, Trials], title: str) -> None:
     study.figures.append(Shown(file, title, f"{title}: mean training objective against steps, with 95 % intervals."))
 
 
-def _table(data: str, panel: Mapping[str, Trials], settings: Settings, shared: Shared) -> Tabled:
+def _table(data: str, panel: Mapping[str, Trials], settings: Settings, shared: Shared, *, policies: int) -> Tabled:
     rows: list[dict[str, str | float | None]] = []
     for name, trials in sorted(panel.items(), key=lambda entry: float(entry[1].area.mean())):
         margin = np.mean([_best_other(panel, name) - trials.losses.mean((0, 1))])
@@ -282,9 +287,9 @@ def _table(data: str, panel: Mapping[str, Trials], settings: Settings, shared: S
     return Tabled(
         data,
         rows,
-        f"{settings.runs} starts each, the policy from {len(settings.policies)} meta-trainings. Mean over steps and at "
-        "the end (last twentieth): of the true objective, with 95 % intervals. Margin: how far the best of the others "
-        "is above, mean over steps. Swing: largest ratio of a point to the lowest before. A run that diverges counts "
+        f"{settings.runs} starts each; meta-trainings of the policy: {policies}. Mean over steps and at the end "
+        "(last twentieth): of the true objective, with 95 % intervals. Margin: how far the best of the others is "
+        "above, mean over steps. Swing: largest ratio of a point to the lowest before. A run that diverges counts "
         "as ten times its start.",
     )
 

@@ -63,6 +63,7 @@ class Settings:
         share: of the first multiplier, that the pull between controllers and policy is at first.
         factor: of tuned momentum's steps that the first controller takes.
         policies: meta-training seeds.
+        fewer_policies: how many of them figures 2 and 4 show, which take longest; None for all.
         runs: fresh starts of each optimizer on each data set.
         tried: inner steps of a trial, and of the tuning.
         every: the true objective is recorded at every so-many-th step of a trial.
@@ -88,6 +89,7 @@ class Settings:
     share: float = 0.01
     factor: float = 1.0
     policies: tuple[int, ...] = (1, 2, 3)
+    fewer_policies: int | None = 1
     runs: int = 3
     tried: int = 400
     every: int = 5
@@ -130,6 +132,7 @@ PRESETS = {
         examples=None,
         hidden=128,
         regression=Regression(),
+        fewer_policies=None,
         runs=10,
         every=1,
         every_large=1,

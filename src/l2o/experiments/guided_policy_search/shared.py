@@ -160,12 +160,14 @@ class Panel:
         large: whether the network is the large one.
         batch: images in a minibatch.
         steps: inner steps.
+        policies: how many of the trained policies are tried; None for all.
     """
 
     data: str
     large: bool = False
     batch: int = 64
     steps: int = 400
+    policies: int | None = None
 
     @property
     def folder(self) -> str:
@@ -197,9 +199,8 @@ class Shared:
         """The trials of several; what has to be trained, tuned and tried for them is spread over the workers."""
         if POLICY in names:
             _ = self.momentum  # every policy's first controller imitates it
-        learned: dict[str, Callable[[], Any]] = {
-            f"policy-{seed}": partial(self.policy, seed) for seed in self.settings.policies if POLICY in names
-        }
+        seeds = self.settings.policies[: panel.policies] if POLICY in names else ()
+        learned: dict[str, Callable[[], Any]] = {f"policy-{seed}": partial(self.policy, seed) for seed in seeds}
         found = {UNROLLED: partial(getattr, self, "unrolled")} if UNROLLED in names else {}
         tuned = {name: partial(self.tuned, name) for name in names if name in BASELINES}
         run_all({**learned, **found, **tuned}, title="training and tuning")
@@ -303,7 +304,7 @@ class Shared:
         if name == POLICY:
             rows = [
                 self._trials(f"policy-{seed}", rule(self.policy(seed)), panel, self._digest(f"policy-{seed}"))
-                for seed in self.settings.policies
+                for seed in self.settings.policies[: panel.policies]
             ]
             return Trials.stack(rows)
         if name == UNROLLED:
