@@ -66,6 +66,8 @@ GUIDED = tuple(
     for name in (
         "gains_are_of_mean_one_and_noise_is_redrawn",
         "a_worse_controller_is_dropped_and_the_trust_region_shrinks",
+        "of_the_proposed_controllers_those_that_help_are_kept",
+        "a_policy_run_along_samples_in_parts_does_what_it_does_at_once",
         "a_run_killed_anywhere_resumes_to_the_same_bits",
     )
 )
@@ -1519,9 +1521,30 @@ FAULTS = [
     Fault(
         "a worse controller is kept",
         "methods/guided_policy/search.py",
-        "if new_value < old_value:",
-        "if new_value < math.inf:",
+        "accepted = found[best] < old_value",
+        "accepted = found[best] < math.inf",
         GUIDED,
+    ),
+    Fault(
+        "only all new controllers together are tried",
+        "methods/guided_policy/search.py",
+        "best = min(found, key=lambda groups: found[groups])",
+        "best = tuple(everyone)",
+        GUIDED,
+    ),
+    Fault(
+        "the policy begins anew in every part of the samples",
+        "methods/guided_policy/sampling.py",
+        "actions, state = replay(",
+        "actions, _ = replay(",
+        GUIDED,
+    ),
+    Fault(
+        "features of predicted step descent have no limit",
+        "optimizers/predicted_step.py",
+        ".clamp(-self.limit, self.limit)",
+        "",
+        ("tests/optimizers/test_predicted_step.py",),
     ),
     Fault(
         "what an iteration hands on is not rounded to the run's type",

@@ -10,6 +10,7 @@ from l2o.errors import ArgumentError, DivergedError, UnsupportedError
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.metatrain import metatrain
+from l2o.methods.guided_policy import sampling
 from l2o.methods.guided_policy.alternation import BregmanADMM, MirrorDescent
 from l2o.methods.guided_policy.cost import NewtonDecrement, Taylor
 from l2o.methods.guided_policy.dual_search import LEAST, MOST
@@ -425,6 +426,16 @@ def test_gains_are_of_mean_one_and_noise_is_redrawn():
         noise = action["x"] - explored.gains[:, None] * plain["x"]
         assert float(noise.std()) == pytest.approx(0.01, rel=0.05)
     assert not torch.equal(first["x"], second["x"])
+
+
+def test_a_policy_run_along_samples_in_parts_does_what_it_does_at_once(monkeypatch):
+    method, policy, process, trajectory = standing()
+    work = _Iteration(method, policy, process, 12)
+    samples, _ = work._sampled(Standing.of(trajectory.states["memory"]), work._group())
+    whole = samples.means(policy)
+    monkeypatch.setattr(sampling, "AT_ONCE", 5)
+    for part, other in zip(samples.means(policy), whole, strict=True):
+        torch.testing.assert_close(part, other, rtol=1e-6, atol=1e-9)  # the policy computes in float32
 
 
 def test_a_controllers_actions_are_linear_in_its_states():

@@ -1,6 +1,7 @@
 """Predicted step descent as a drop-in, and its weights."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -92,7 +93,27 @@ def test_weights_keep_the_constants(tmp_path):
         assert torch.equal(leaf, loaded.state_dict()[name])
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"hidden": 0}, "hidden is 0"), ({"share": "none"}, "share is")])
+def test_a_loss_near_zero_moves_no_more_than_its_limit():
+    """From 1e-6 to 1 the loss changes by a million times; a policy must not see that."""
+
+    def second(loss, limit=5.0):
+        rule = PredictedStep(hidden=4, limit=limit, seed=1)
+        params = {"w": torch.ones(1, 2, 2)}
+        state = rule.init_state(params, Stream(0))
+        for now in (1e-6, loss):
+            seen = {"grad/w": torch.ones(1, 2, 2), "params/w": params["w"], "loss": torch.tensor([now])}
+            action, state = rule(seen, state)
+        return action["w"]
+
+    assert torch.equal(second(1.0), second(6e-6))  # both count as five deviations
+    assert not torch.equal(second(1.0), second(2e-6))
+    assert not torch.equal(second(1.0, limit=math.inf), second(6e-6, limit=math.inf))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"hidden": 0}, "hidden is 0"), ({"share": "none"}, "share is"), ({"limit": 0.0}, "limit is 0.0")],
+)
 def test_impossible_networks_are_refused(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         PredictedStep(**arguments)
