@@ -77,7 +77,8 @@ def test_a_figure_is_drawn_from_what_lies_beside_it(folder):
     assert [trace["bold"] for trace in charts[0]["traces"]] == [True, False]  # Adam is the one that was tuned
     plot_curves({"a": torch.rand(2, 5)}, path=path / "other.png", title="other")
     marks = {"band": {1.0: Interval(1.0, 0.5, 1.5, 3), 2.0: Interval(2.0, 1.5, 2.5, 3)}}
-    plot_bands(marks, path=path / "bands.png", title="bands", xlabel="x", ylabel="y")
+    plot_bands(marks, path=path / "bands.png", title="bands", xlabel="x", ylabel="y", yscale="log")
+    assert json.loads((path / "bands.charts.json").read_text())[0]["yscale"] == "log"
     figures = [*description.figures, Shown("other.png", "Other", "No data."), Shown("bands.png", "Bands", "Bands.")]
     write_description(path, dataclasses.replace(description, figures=figures))
     page = render(path).read_text()

@@ -154,6 +154,7 @@ def of_intervals(
     xlabel: str,
     ylabel: str,
     xscale: Scale = "linear",
+    yscale: Scale = "linear",
     note: str = "",
 ) -> Chart:
     """The curves of `dots.plot_bands`: intervals against a number.
@@ -163,6 +164,7 @@ def of_intervals(
         xlabel: what the numbers are.
         ylabel: what is measured.
         xscale: at first.
+        yscale: at first.
         note: what there is to know besides.
     """
     traces = []
@@ -171,7 +173,7 @@ def of_intervals(
         traces.append(trace(name, list(marks), *ends))
     bands = any(mark.low < mark.high for marks in curves.values() for mark in marks.values())
     notes = [*(["band: 95 % interval"] if bands else []), *([note] if note else [])]
-    return Chart("", xlabel, ylabel, traces, notes, xscale=xscale, yscale="linear")
+    return Chart("", xlabel, ylabel, traces, notes, xscale=xscale, yscale=yscale)
 
 
 def trace(

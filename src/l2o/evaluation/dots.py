@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from l2o.errors import ArgumentError
@@ -89,6 +90,7 @@ def plot_bands(
     xlabel: str,
     ylabel: str,
     xscale: Scale = "log",
+    yscale: Scale = "linear",
     note: str = "",
 ) -> None:
     """Draws intervals against a number, one band a name; writes them beside the figure too, for `charts.read_charts`.
@@ -100,14 +102,19 @@ def plot_bands(
         xlabel: what the numbers are.
         ylabel: what is measured.
         xscale: "log" or "linear".
+        yscale: the same.
         note: below the axes.
     """
     if not curves or not all(curves.values()):
         raise ArgumentError("curves is empty, or one of them is; there is nothing to draw")
-    chart = of_intervals(curves, xlabel=xlabel, ylabel=ylabel, xscale=xscale, note=note)
+    chart = of_intervals(curves, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale, note=note)
     write_charts(beside(path), [chart])
     with figure.drawing(title, xlabel, ylabel, path) as (axes, notes):
         axes.set_xscale(xscale)
+        axes.set_yscale(yscale)
+        if yscale == "log":
+            axes.yaxis.set_major_formatter(_Plain())
+            axes.yaxis.set_minor_formatter(_Plain())
         ends = []
         for place, (name, marks) in enumerate(curves.items()):
             colour, dashes = figure.look(place)
@@ -124,6 +131,13 @@ def plot_bands(
         bands = any(interval.low < interval.high for marks in curves.values() for interval in marks.values())
         notes += [*(["band: 95 % interval"] if bands else []), *([note] if note else [])]
         figure.name_ends(axes, ends)
+
+
+class _Plain(LogFormatter):
+    """0.4, not 4 x 10^-1, at the ticks of a logarithmic axis that have room for a label."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def plot_images(panels: Mapping[str, Tensor], *, path: Path, title: str, columns: int = 16) -> None:

@@ -160,6 +160,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         xlabel="step",
         ylabel="objective on training examples",
         xscale="linear",
+        yscale="log",
     )
     study.figures.append(Shown("figure.png", title, f"{title}: objective against steps, with 95 % intervals."))
     rows: list[dict[str, str | float | None]] = [

@@ -50,6 +50,7 @@ def run(preset: str, results: Path, work: Path) -> None:
         xlabel="step",
         ylabel="true objective",
         xscale="linear",
+        yscale="log",
     )
     study.figures.append(Shown("figure.png", title, f"{title}: objective against steps of nine optimizers."))
     histories = {seed: shared.history(f"policy-{seed}") for seed in settings.policies}

@@ -262,6 +262,7 @@ def _draw(study: Study, panel: Mapping[str, Trials], title: str) -> None:
         xlabel="step",
         ylabel="true objective",
         xscale="linear",
+        yscale="log",
         note=f"off the scale: {', '.join(missing)}" if missing else "",
     )
     study.figures.append(Shown(file, title, f"{title}: mean training objective against steps, with 95 % intervals."))
