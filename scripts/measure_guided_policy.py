@@ -112,7 +112,9 @@ def main() -> None:
         )
     proposed = replace(standing, controller=work._bounded(found.controller, samples))
     with part("trials of the new controllers"):
-        work._judged(proposed, standing, group)
+        judged, _ = work._judged(proposed, standing, group)
+    with part("trials of their gains"):
+        work._tried(judged, group)
     steps = 5
     with part(f"{steps} of {method.regression.passes * method.regression.steps} steps of the policy's regression"):
         estimates = work._regress(samples, standing, {}, Stream(2))

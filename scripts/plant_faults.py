@@ -67,10 +67,12 @@ GUIDED = tuple(
         "gains_are_of_mean_one_and_noise_is_redrawn",
         "a_worse_controller_is_dropped_and_the_trust_region_shrinks",
         "of_the_proposed_controllers_those_that_help_are_kept",
+        "without_a_solution_the_old_controllers_are_valued_on_the_new_tasks",
         "a_policy_run_along_samples_in_parts_does_what_it_does_at_once",
         "a_run_killed_anywhere_resumes_to_the_same_bits",
     )
 )
+GUIDED_GAINS = ("tests/methods/test_guided_gains.py",)
 GUIDED_FEATURES = ("tests/methods/test_guided_features.py",)
 ALTERNATION = ("tests/methods/test_guided_alternation.py",)
 MIXTURE = ("tests/tasks/test_mixture.py",)
@@ -1530,6 +1532,27 @@ FAULTS = [
         "methods/guided_policy/search.py",
         "best = min(found, key=lambda groups: found[groups])",
         "best = tuple(everyone)",
+        GUIDED,
+    ),
+    Fault(
+        "gains that are worse are kept",
+        "methods/guided_policy/gains.py",
+        "if found < value:",
+        "if found > value:",
+        GUIDED_GAINS,
+    ),
+    Fault(
+        "gains change over the whole horizon",
+        "methods/guided_policy/gains.py",
+        "K[group, steps] *= factor",
+        "K[group] *= factor",
+        GUIDED_GAINS,
+    ),
+    Fault(
+        "without a solution controllers are compared with their value on other tasks",
+        "methods/guided_policy/search.py",
+        'return replace(standing, value=torch.tensor(value, dtype=torch.float64)), {"value": value}',
+        'return standing, {"value": value}',
         GUIDED,
     ),
     Fault(

@@ -15,6 +15,7 @@ from l2o.methods.guided_policy.alternation import BregmanADMM, MirrorDescent
 from l2o.methods.guided_policy.cost import NewtonDecrement, Taylor
 from l2o.methods.guided_policy.dual_search import LEAST, MOST
 from l2o.methods.guided_policy.features import StateFeatures
+from l2o.methods.guided_policy.gains import Gains
 from l2o.methods.guided_policy.sampling import ControllerDrives, Explored, clock, in_dtype, mean_losses
 from l2o.methods.guided_policy.search import (
     Exploration,
@@ -39,6 +40,8 @@ from l2o.trees import Tree
 
 FEATURES = StateFeatures((2, 4, 2))
 PSI_ONLY = BregmanADMM(share=1e-12)
+MODELS_ALONE = Fits(gains=None)
+PARTS = Gains().parts
 
 
 class Bowl(TaskFamily):
@@ -111,7 +114,12 @@ def mean_loss(rule, family: TaskFamily, steps: int) -> float:
 def test_controllers_alone_get_better_at_every_iteration():
     family, steps = Bowl(32), 40
     best = min(torch.linspace(0.2, 2.2, 41).tolist(), key=lambda rate: mean_loss(SGD(rate), family, steps))
-    method = search(alternation=PSI_ONLY, start=Start(SGD(best), factor=0.2), exploration=Exploration(coordinates=32))
+    method = search(
+        alternation=PSI_ONLY,
+        fits=MODELS_ALONE,
+        start=Start(SGD(best), factor=0.2),
+        exploration=Exploration(coordinates=32),
+    )
     iterations, _ = told(method, family, plan(steps, trajectories=8, tasks=16, validate_every=8))
     values = [event["value"] for event in iterations]
     first, last, bound = values[0], values[-1], mean_loss(SGD(best), family, steps)
@@ -126,7 +134,7 @@ BLOBS = {"exploration": Exploration(coordinates=64), "start": Start(Momentum(1.0
 def descent_on_blobs(**changes) -> list[float]:
     """Mean losses over 60 steps of a perceptron under the controllers of eight iterations."""
     family = ProjectedClassification(blobs(), dimensions=16, hidden=16)
-    method = search(**{**BLOBS, "alternation": PSI_ONLY, **changes})
+    method = search(**{**BLOBS, "alternation": PSI_ONLY, "fits": MODELS_ALONE, **changes})
     iterations, _ = told(method, family, plan(60, trajectories=8, tasks=12, validate_every=8))
     return [event["value"] for event in iterations]
 
@@ -143,13 +151,29 @@ def test_controllers_of_a_perceptron_get_better():
     "changes",
     [
         {"exploration": replace(BLOBS["exploration"], jitter=0.0)},
-        {"features": replace(FEATURES, position=True), "fits": Fits(cost=Taylor(0))},
+        {"features": replace(FEATURES, position=True), "fits": replace(MODELS_ALONE, cost=Taylor(0))},
     ],
     ids=["no jitter", "Taylor's cost"],
 )
 def test_without_jitter_or_with_taylors_cost_they_do_not(changes):
     values = descent_on_blobs(**changes)
     assert values[-1] > 0.9 * values[0]
+
+
+@pytest.mark.slow
+def test_gains_by_trial_go_further_than_models_alone():
+    tried, alone = descent_on_blobs(fits=Fits()), descent_on_blobs()
+    assert tried[-1] < alone[-1] - 0.02
+
+
+def test_gains_by_trial_never_make_it_worse_and_halve_steps_that_are_too_long():
+    method = search(start=Start(SGD(1.9)), exploration=Exploration(jitter=0.0), fits=Fits(trust=1e-6))
+    iterations, _ = told(method, Layer(), plan(12, trajectories=4))
+    assert all(event["value"] <= event["before_gains"] for event in iterations[1:])
+    assert all(event["gain_trials"] >= 2 * len(PARTS) for event in iterations[1:])
+    assert iterations[1]["gains"] >= 4
+    values = [event["value"] for event in iterations]
+    assert values[-1] < values[0] / 2
 
 
 # ---- the policy
@@ -159,7 +183,7 @@ def test_without_jitter_or_with_taylors_cost_they_do_not(changes):
 def test_the_policy_imitates_a_controller_that_it_can_represent():
     family, steps = Bowl(12), 20
     method = search(
-        fits=Fits(trust=1e-9),
+        fits=Fits(trust=1e-9, gains=None),
         regression=Regression(passes=1, steps=1_000, pairs=96),
         start=Start(SGD(0.5), noise=1e-3),
         exploration=Exploration(jitter=0.0, least_noise=1e-3),
@@ -267,9 +291,9 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(alternation, windows, tm
 # ---- what goes wrong
 
 
-def standing(family=None, steps=12):
+def standing(family=None, steps=12, **changes):
     """What an iteration hands on."""
-    method, process = search(), Optimizee.start(family or Bowl(6), Stream(2, tasks=range(4)))
+    method, process = search(**changes), Optimizee.start(family or Bowl(6), Stream(2, tasks=range(4)))
     policy = PredictedStep(hidden=4)
     estimate, trajectory = method.window(policy, method.begin(policy, process, Stream(2)), steps)
     while estimate.then is not None:
@@ -330,6 +354,25 @@ def test_an_indefinite_cost_ends_in_a_controller_that_is_no_worse():
     assert all(math.isfinite(event["value"]) for event in iterations)
     assert all(event.get("accepted") == 0 or event.get("unsolved") == 1 for event in iterations[1:])
     assert iterations[-1]["scale"] < 1
+
+
+def test_without_a_solution_the_old_controllers_are_valued_on_the_new_tasks(monkeypatch):
+    def unsolved(*_, **__):
+        raise DivergedError("no multiplier up to 1e16")
+
+    monkeypatch.setattr("l2o.methods.guided_policy.search.constrained", unsolved)
+    method, policy, _, trajectory = standing(fits=MODELS_ALONE)
+    old = Standing.of(trajectory.states["memory"])
+    other = Optimizee.start(Bowl(6), Stream(3, tasks=range(4)))
+    estimates, following = drained(method.window(policy, replace(trajectory, process=other), 12)[0])
+    work = _Iteration(method, policy, other, 12)
+    value, _ = work._value(old.controller, work._group())
+    assert abs(value - float(old.value)) > 0.01
+    assert estimates[0].diagnostics["unsolved"] == 1
+    assert estimates[0].diagnostics["value"] == value
+    after = Standing.of(following.states["memory"])
+    assert float(after.value) == pytest.approx(value)
+    assert torch.equal(after.controller.K, old.controller.K)
 
 
 def test_a_singular_fit_is_no_harm():

@@ -7,6 +7,7 @@ from l2o.cli.options import refuse_unused, rule
 from l2o.methods.guided_policy.alternation import BregmanADMM, MirrorDescent
 from l2o.methods.guided_policy.cost import NewtonDecrement
 from l2o.methods.guided_policy.features import StateFeatures
+from l2o.methods.guided_policy.gains import Gains
 from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Start
 
 
@@ -29,6 +30,8 @@ class SearchOptions:
     """Half width of the windows that local models are fitted to, in steps."""
     trust: float = 0.5
     """Nats by which a controller may change in an iteration, per step and coordinate."""
+    gains_by_trial: bool = True
+    """Try gains larger and smaller on tasks, rather than leave them to the models: about 24 trials an iteration."""
     jitter: float = 0.3
     """Deviation of the logarithm of each trajectory's gain."""
     coordinates: int = 64
@@ -52,7 +55,12 @@ class SearchOptions:
             features=StateFeatures(self.history),
             alternation=BregmanADMM(share=self.pull) if self.alternation == "admm" else MirrorDescent(),
             exploration=Exploration(jitter=self.jitter, coordinates=self.coordinates, examples=self.examples),
-            fits=Fits(cost=NewtonDecrement(self.fit_window), window=self.fit_window, trust=self.trust),
+            fits=Fits(
+                cost=NewtonDecrement(self.fit_window),
+                window=self.fit_window,
+                trust=self.trust,
+                gains=Gains() if self.gains_by_trial else None,
+            ),
             regression=Regression(passes=self.passes, steps=self.regression_steps),
             start=Start(rule(self.first_controller), factor=self.first_factor),
         )

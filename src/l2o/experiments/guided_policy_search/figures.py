@@ -253,7 +253,11 @@ def run(name: str, preset: str, results: Path, work: Path) -> None:
 def _draw(study: Study, panel: Mapping[str, Trials], title: str) -> None:
     file = f"{slug(title.partition(': ')[2])}.png"
     highest = float(panel[POLICY].losses[..., 0].mean())
-    shown = {name: trials.band() for name, trials in panel.items() if float(trials.area.mean()) < 1.5 * highest}
+    shown = {
+        name: trials.band()
+        for name, trials in panel.items()
+        if name == POLICY or float(trials.area.mean()) < 1.5 * highest
+    }
     missing = [name for name in panel if name not in shown]
     plot_bands(
         shown,

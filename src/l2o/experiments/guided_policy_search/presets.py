@@ -10,6 +10,7 @@ from l2o.meta_optimizer import MetaAdam
 from l2o.methods.guided_policy.alternation import Alternation, BregmanADMM
 from l2o.methods.guided_policy.cost import CostModel, NewtonDecrement
 from l2o.methods.guided_policy.features import StateFeatures
+from l2o.methods.guided_policy.gains import Gains
 from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Start
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.outer_loop import Plan
@@ -169,6 +170,9 @@ def true_objective(preset: str, tried: ProjectedClassification, *, large: bool =
     return TrueObjective(every, None if whole else settings.shown)
 
 
+_GAINS = Gains()
+
+
 def search(
     preset: str,
     start: LearnedOptimizer,
@@ -178,6 +182,8 @@ def search(
     cost: CostModel | None = None,
     position: bool = False,
     regression: Regression | None = None,
+    trust: float = 0.5,
+    gains: Gains | None = _GAINS,
 ) -> GuidedPolicySearch:
     """The search of a preset, or of an ablation of it."""
     settings = PRESETS[preset]
@@ -185,7 +191,7 @@ def search(
         features=StateFeatures(settings.history, position=position),
         alternation=alternation or BregmanADMM(share=settings.share),
         exploration=Exploration(jitter=jitter, coordinates=settings.coordinates, examples=settings.examples),
-        fits=Fits(cost=cost or NewtonDecrement(settings.window), window=settings.window),
+        fits=Fits(cost=cost or NewtonDecrement(settings.window), window=settings.window, trust=trust, gains=gains),
         regression=regression or settings.regression,
         start=Start(start, factor=settings.factor),
     )

@@ -19,6 +19,7 @@ from l2o.methods.guided_policy.cost import CostModel, NewtonDecrement, fit_cost
 from l2o.methods.guided_policy.dual_search import LEAST, MOST, constrained
 from l2o.methods.guided_policy.dynamics import fit_dynamics
 from l2o.methods.guided_policy.features import StateFeatures
+from l2o.methods.guided_policy.gains import Gains
 from l2o.methods.guided_policy.linearise import initial_controller, linearise_policy, mean_square
 from l2o.methods.guided_policy.local_models import LinearGaussian
 from l2o.methods.guided_policy.sampling import (
@@ -69,12 +70,14 @@ class Fits:
         window: half width of the windows of all fits, in steps.
         prior_window: of the dynamics' prior.
         trust: nats by which a controller may change in an iteration, per step and coordinate.
+        gains: how gains are tried larger and smaller after that; None to leave them to the models.
     """
 
     cost: CostModel = field(default_factory=NewtonDecrement)
     window: int = 3
     prior_window: int = 25
     trust: float = 0.5
+    gains: Gains | None = field(default_factory=Gains)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Standing:
         unit: mean square of the first controller's actions, `[groups]`: that of the regression's loss.
         variance: of the policy, `[groups]`.
         scale: of the trust region.
+        factors: of the next trials of gains, see `Gains.begin`.
         value: mean loss under the controller's mean actions.
         iteration: how many are done.
     """
@@ -136,6 +140,7 @@ class Standing:
     unit: Tensor
     variance: Tensor
     scale: Tensor
+    factors: Tensor
     value: Tensor
     iteration: int
 
@@ -169,7 +174,8 @@ class GuidedPolicySearch(OptimizerMethod):
     2. Linear dynamics and a quadratic cost are fitted to what they did, for each group of coordinates and each step.
     3. Passes: the controllers are optimized against these models, within a trust region and pulled to the policy; the
        policy is regressed on the controllers. New controllers are kept if they do better on the same tasks: those of
-       all groups, or of the groups that help by themselves, or of one, whichever does best.
+       all groups, or of the groups that help by themselves, or of one, whichever does best. Then their gains are tried
+       larger and smaller.
 
     The learned optimizer's action is the mean of the policy. Its meta-optimizer takes `regression.passes` times
     `regression.steps` steps an iteration.
@@ -233,7 +239,11 @@ class GuidedPolicySearch(OptimizerMethod):
             "features": vars(self.features),
             "alternation": self.alternation.describe(),
             "exploration": vars(self.exploration),
-            "fits": {**vars(self.fits), "cost": {"name": type(self.fits.cost).__name__, **vars(self.fits.cost)}},
+            "fits": {
+                **vars(self.fits),
+                "cost": {"name": type(self.fits.cost).__name__, **vars(self.fits.cost)},
+                "gains": None if self.fits.gains is None else vars(self.fits.gains),
+            },
             "regression": vars(self.regression),
             "start": {
                 "optimizer": {"optimizer": type(start.optimizer).__name__, **start.optimizer.config()},
@@ -345,9 +355,11 @@ class _Iteration:
                 duals = method.alternation.penalised(standing.duals, found.multiplier)
                 standing = replace(standing, controller=proposed, multiplier=found.multiplier, duals=duals)
                 outcome["kl"] = float(found.divergence.mean()) / self.steps
-            if last and "unsolved" not in outcome:
-                standing, judged = self._judged(standing, old, group)
-                outcome |= judged
+            if last:
+                judge = self._unchanged if "unsolved" in outcome else self._judged
+                standing, judged = judge(standing, old, group)
+                standing, tried = self._tried(standing, group)
+                outcome |= judged | tried
             weights, _ = method.alternation.weights(standing.controller, standing.duals)
             variance = policy_variance(standing.controller, weights, entropy=method.regression.entropy)
             standing = replace(standing, variance=variance)
@@ -371,7 +383,7 @@ class _Iteration:
 
     def _begin(self, group: Tensor) -> Standing:
         """The first controller: it imitates an optimizer, more and more cautiously until it is nearly as good."""
-        start, features = self.method.start, self.method.features
+        start, features, gains = self.method.start, self.method.features, self.method.fits.gains
         agent = AgentDrives(start.optimizer)
         fresh = start.optimizer.init_state(self.process.params, self._rng.child("start"))
         states: States = {"agent": fresh}
@@ -414,6 +426,7 @@ class _Iteration:
             unit=squares,
             variance=start.noise**2 * squares,
             scale=torch.ones((), dtype=torch.float64),
+            factors=gains.begin(len(squares)) if gains is not None else torch.zeros_like(squares)[:, None],
             value=torch.tensor(value, dtype=torch.float64),
             iteration=0,
         )
@@ -511,6 +524,31 @@ class _Iteration:
         scale = (1.5 * standing.scale).clamp(max=_MOST_SCALE) if accepted else _shrunk(standing.scale)
         kept = replace(standing, controller=controller, scale=scale, value=torch.tensor(value, dtype=torch.float64))
         return kept, {**numbers, "value": value, "accepted": float(accepted), "groups": len(best) * float(accepted)}
+
+    def _unchanged(self, standing: Standing, old: Standing, group: Tensor) -> tuple[Standing, dict[str, float]]:
+        """The old controllers, with their value on the tasks of this iteration."""
+        value, _ = self._value(old.controller, group)
+        return replace(standing, value=torch.tensor(value, dtype=torch.float64)), {"value": value}
+
+    def _tried(self, standing: Standing, group: Tensor) -> tuple[Standing, dict[str, float]]:
+        """The controllers with those gains that do better on the same tasks."""
+        gains = self.method.fits.gains
+        if gains is None:
+            return standing, {}
+        found = gains.tried(
+            standing.controller,
+            float(standing.value),
+            standing.factors,
+            lambda controller: self._value(controller, group)[0],
+        )
+        value = torch.tensor(found.value, dtype=torch.float64)
+        kept = replace(standing, controller=found.controller, value=value, factors=found.factors)
+        return kept, {
+            "value": found.value,
+            "before_gains": float(standing.value),
+            "gains": float(found.changed),
+            "gain_trials": float(found.trials),
+        }
 
     def _regress(
         self, samples: Samples, standing: Standing, outcome: dict[str, float], rng: Stream
