@@ -1542,10 +1542,10 @@ FAULTS = [
         GUIDED_GAINS,
     ),
     Fault(
-        "gains change over the whole horizon",
+        "gains change in all groups",
         "methods/guided_policy/gains.py",
-        "K[group, steps] *= factor",
-        "K[group] *= factor",
+        "K[group] *= factors",
+        "K[:] *= factors",
         GUIDED_GAINS,
     ),
     Fault(

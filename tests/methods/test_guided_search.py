@@ -41,7 +41,7 @@ from l2o.trees import Tree
 FEATURES = StateFeatures((2, 4, 2))
 PSI_ONLY = BregmanADMM(share=1e-12)
 MODELS_ALONE = Fits(gains=None)
-PARTS = Gains().parts
+KNOTS = Gains().knots
 
 
 class Bowl(TaskFamily):
@@ -170,7 +170,7 @@ def test_gains_by_trial_never_make_it_worse_and_halve_steps_that_are_too_long():
     method = search(start=Start(SGD(1.9)), exploration=Exploration(jitter=0.0), fits=Fits(trust=1e-6))
     iterations, _ = told(method, Layer(), plan(12, trajectories=4))
     assert all(event["value"] <= event["before_gains"] for event in iterations[1:])
-    assert all(event["gain_trials"] >= 2 * len(PARTS) for event in iterations[1:])
+    assert all(event["gain_trials"] >= 2 * len(KNOTS) for event in iterations[1:])
     assert iterations[1]["gains"] >= 4
     values = [event["value"] for event in iterations]
     assert values[-1] < values[0] / 2

@@ -127,7 +127,7 @@ class Standing:
         unit: mean square of the first controller's actions, `[groups]`: that of the regression's loss.
         variance: of the policy, `[groups]`.
         scale: of the trust region.
-        factors: of the next trials of gains, see `Gains.begin`.
+        factors: logarithms of those by which gains are tried next, see `Gains.begin`.
         value: mean loss under the controller's mean actions.
         iteration: how many are done.
     """
