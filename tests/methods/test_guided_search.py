@@ -40,7 +40,7 @@ from l2o.trees import Tree
 
 FEATURES = StateFeatures((2, 4, 2))
 PSI_ONLY = BregmanADMM(share=1e-12)
-MODELS_ALONE = Fits(gains=None)
+MODELS_ALONE = Fits(widest=10.0, gains=None)
 KNOTS = Gains().knots
 
 
@@ -414,7 +414,7 @@ class Layer(TaskFamily):
     ],
 )
 def test_of_the_proposed_controllers_those_that_help_are_kept(factors, kept):
-    method, policy, process, trajectory = standing(Layer())
+    method, policy, process, trajectory = standing(Layer(), fits=MODELS_ALONE)
     old = Standing.of(trajectory.states["memory"])
     by = torch.tensor(factors, dtype=torch.float64)
     proposed = replace(old, controller=replace(old.controller, K=old.controller.K * by[:, None, None, None]))

@@ -1,7 +1,7 @@
 """What the presets of guided policy search set: tasks, the meta-training, and how optimizers are tried."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from l2o.curves import TrueObjective
@@ -10,7 +10,6 @@ from l2o.meta_optimizer import MetaAdam
 from l2o.methods.guided_policy.alternation import Alternation, BregmanADMM
 from l2o.methods.guided_policy.cost import CostModel, NewtonDecrement
 from l2o.methods.guided_policy.features import StateFeatures
-from l2o.methods.guided_policy.gains import Gains
 from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Start
 from l2o.optimizers.base import LearnedOptimizer
 from l2o.outer_loop import Plan
@@ -170,9 +169,6 @@ def true_objective(preset: str, tried: ProjectedClassification, *, large: bool =
     return TrueObjective(every, None if whole else settings.shown)
 
 
-_GAINS = Gains()
-
-
 def search(
     preset: str,
     start: LearnedOptimizer,
@@ -182,8 +178,7 @@ def search(
     cost: CostModel | None = None,
     position: bool = False,
     regression: Regression | None = None,
-    trust: float = 0.5,
-    gains: Gains | None = _GAINS,
+    fits: Fits | None = None,
 ) -> GuidedPolicySearch:
     """The search of a preset, or of an ablation of it."""
     settings = PRESETS[preset]
@@ -191,7 +186,7 @@ def search(
         features=StateFeatures(settings.history, position=position),
         alternation=alternation or BregmanADMM(share=settings.share),
         exploration=Exploration(jitter=jitter, coordinates=settings.coordinates, examples=settings.examples),
-        fits=Fits(cost=cost or NewtonDecrement(settings.window), window=settings.window, trust=trust, gains=gains),
+        fits=replace(fits or Fits(), cost=cost or NewtonDecrement(settings.window), window=settings.window),
         regression=regression or settings.regression,
         start=Start(start, factor=settings.factor),
     )
@@ -200,11 +195,12 @@ def search(
 def plan(preset: str, seed: int) -> Plan:
     """The plan of the search: a trajectory is an iteration, and all its steps are one window."""
     settings = PRESETS[preset]
+    rate = 5e-3 if settings.hidden < 128 else 1e-3
     return Plan(
         trajectories=settings.iterations,
         tasks=settings.tasks,
         horizon=ConstantHorizon(settings.steps, settings.steps),
-        meta_optimizer=MetaAdam(5e-3 if settings.hidden < 128 else 1e-3, clip=1.0),
+        meta_optimizer=MetaAdam(rate, rate / 10, clip=1.0),
         validate_every=1,
         validation_tasks=settings.tasks,
         validation_last=settings.steps,

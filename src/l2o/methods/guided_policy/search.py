@@ -70,6 +70,8 @@ class Fits:
         window: half width of the windows of all fits, in steps.
         prior_window: of the dynamics' prior.
         trust: nats by which a controller may change in an iteration, per step and coordinate.
+        widest: how many times that the trust region may become, as long as new controllers are better. A policy does
+            not keep up with controllers that change much faster.
         gains: how gains are tried larger and smaller after that; None to leave them to the models.
     """
 
@@ -77,6 +79,7 @@ class Fits:
     window: int = 3
     prior_window: int = 25
     trust: float = 0.5
+    widest: float = 1.0
     gains: Gains | None = field(default_factory=Gains)
 
 
@@ -521,7 +524,7 @@ class _Iteration:
         accepted = found[best] < old_value
         value = found[best] if accepted else old_value
         controller = _chosen(standing.controller, old.controller, best) if accepted else old.controller
-        scale = (1.5 * standing.scale).clamp(max=_MOST_SCALE) if accepted else _shrunk(standing.scale)
+        scale = (1.5 * standing.scale).clamp(max=self.method.fits.widest) if accepted else _shrunk(standing.scale)
         kept = replace(standing, controller=controller, scale=scale, value=torch.tensor(value, dtype=torch.float64))
         return kept, {**numbers, "value": value, "accepted": float(accepted), "groups": len(best) * float(accepted)}
 
@@ -610,7 +613,6 @@ class _Iteration:
 _TRIES = 6
 _MOST_DIVERGED = 0.25
 _LEAST_SCALE = 1e-3
-_MOST_SCALE = 10.0
 
 
 def _places(group: Tensor) -> Tensor:
