@@ -122,12 +122,13 @@ def test_guided_policy_search_trains_from_the_command_line():
 def test_every_setting_of_guided_policy_search_is_an_option():
     options = ["--method", "guided-policy-search", "--first-controller", "adagrad:0.1", "--first-factor", "0.5",
                "--pull", "0.2", "--history", "2", "4", "2", "--fit-window", "3", "--trust", "0.4", "--jitter", "0.2",
+               "--widest", "3", "--no-gains-by-trial",
                "--coordinates", "7", "--examples", "None", "--passes", "4", "--regression-steps", "9"]  # fmt: skip
     wanted = l2o.GuidedPolicySearch(
         features=StateFeatures((2, 4, 2)),
         alternation=BregmanADMM(share=0.2),
         exploration=Exploration(jitter=0.2, coordinates=7, examples=None),
-        fits=Fits(cost=NewtonDecrement(3), window=3, trust=0.4),
+        fits=Fits(cost=NewtonDecrement(3), window=3, trust=0.4, widest=3.0, gains=None),
         regression=Regression(passes=4, steps=9),
         start=Start(l2o.Adagrad(0.1), factor=0.5),
     )

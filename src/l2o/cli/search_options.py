@@ -30,8 +30,10 @@ class SearchOptions:
     """Half width of the windows that local models are fitted to, in steps."""
     trust: float = 0.5
     """Nats by which a controller may change in an iteration, per step and coordinate."""
+    widest: float = 1.0
+    """How many times that the trust region may become, as long as new controllers are better."""
     gains_by_trial: bool = True
-    """Try gains larger and smaller on tasks, rather than leave them to the models: about 24 trials an iteration."""
+    """Try gains larger and smaller on tasks, rather than leave them to the models: about 28 trials an iteration."""
     jitter: float = 0.3
     """Deviation of the logarithm of each trajectory's gain."""
     coordinates: int = 64
@@ -59,6 +61,7 @@ class SearchOptions:
                 cost=NewtonDecrement(self.fit_window),
                 window=self.fit_window,
                 trust=self.trust,
+                widest=self.widest,
                 gains=Gains() if self.gains_by_trial else None,
             ),
             regression=Regression(passes=self.passes, steps=self.regression_steps),
