@@ -256,7 +256,7 @@ def _draw(study: Study, panel: Mapping[str, Trials], title: str) -> None:
     shown = {
         name: trials.band()
         for name, trials in panel.items()
-        if name == POLICY or float(trials.area.mean()) < 1.5 * highest
+        if name == POLICY or max(float(trials.area.mean()), float(trials.final.mean())) < 1.5 * highest
     }
     missing = [name for name in panel if name not in shown]
     plot_bands(
