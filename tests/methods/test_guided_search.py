@@ -204,7 +204,9 @@ def test_the_policy_imitates_a_controller_that_it_can_represent():
 def test_the_whole_loop_reaches_the_optimum():
     family, steps = Bowl(8), 40
     method = search(
-        regression=Regression(passes=1, steps=200, pairs=64), start=Start(Momentum(0.5, momentum=0.5), factor=0.5)
+        fits=MODELS_ALONE,
+        regression=Regression(passes=1, steps=200, pairs=64),
+        start=Start(Momentum(0.5, momentum=0.5), factor=0.5),
     )
     made = plan(steps, trajectories=12, tasks=8, validation_tasks=16, meta_optimizer=MetaAdam(1e-2, clip=1.0))
     iterations, trained = told(method, family, made, PredictedStep(hidden=16))
