@@ -182,7 +182,7 @@ def test_a_resumed_run_draws_the_minibatches_of_its_step(method, number, tmp_pat
 
 
 def test_a_resumed_run_remembers_the_best_from_before_it_stopped(tmp_path):
-    plan = dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=0.3))  # far too large
+    plan = dataclasses.replace(PLAN, meta_optimizer=MetaAdam(learning_rate=10.0))  # the start is best by decades
     with pytest.raises(StoppedError):
         train(tmp_path, plan=plan, listeners=[stop_at(18)])
     _, metadata = checkpoint.read(tmp_path / "checkpoint.safetensors", kind="checkpoint")
