@@ -63,6 +63,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--preset", choices=sorted(PRESETS), default="laptop")
     asked.add_argument("--examples", type=int, help="of the objective's gradient, instead of the preset's")
+    asked.add_argument("--steps", type=int, default=5, help="of the policy's regression, at most those of a pass")
     given = asked.parse_args()
     torch.set_num_threads(1)
     settings, made = PRESETS[given.preset], plan(given.preset, 1)
@@ -115,7 +116,7 @@ def main() -> None:
         judged, _ = work._judged(proposed, standing, group)
     with part("trials of their gains"):
         work._tried(judged, group)
-    steps = 5
+    steps = min(given.steps, method.regression.steps)
     with part(f"{steps} of {method.regression.passes * method.regression.steps} steps of the policy's regression"):
         estimates = work._regress(samples, standing, {}, Stream(2))
         for _ in range(steps * -(-settings.steps // method.regression.truncate)):

@@ -31,7 +31,7 @@ class SearchOptions:
     trust: float = 0.5
     """Nats by which a controller may change in an iteration, per step and coordinate."""
     widest: float = 1.0
-    """How many times that the trust region may become, as long as new controllers are better."""
+    """How many times --trust the trust region may become, as long as new controllers are better."""
     gains_by_trial: bool = True
     """Try gains larger and smaller on tasks, rather than leave them to the models: about 28 trials an iteration."""
     jitter: float = 0.3

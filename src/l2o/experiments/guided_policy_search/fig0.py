@@ -24,7 +24,7 @@ from l2o.experiments.study import Study, slug
 from l2o.methods.guided_policy.alternation import BregmanADMM
 from l2o.methods.guided_policy.cost import GradientFeature, Taylor
 from l2o.methods.guided_policy.features import StateFeatures
-from l2o.methods.guided_policy.search import Fits, GuidedPolicySearch, Regression
+from l2o.methods.guided_policy.search import GuidedPolicySearch, Regression
 from l2o.optimizers.handcrafted import Adagrad
 from l2o.optimizers.predicted_step import PredictedStep
 from l2o.sweeps import run_all
@@ -108,7 +108,7 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
     preset, momentum = shared.preset, shared.momentum
     newest = StateFeatures(shared.settings.history).gradients.start
     alone = partial(search, preset, alternation=ALONE, regression=BRIEF)
-    models = partial(alone, fits=Fits(widest=10.0, gains=None))  # a narrower trust region holds them back
+    models = partial(alone, widest=10.0, gains=None)  # a narrower trust region holds them back
     adagrad = Adagrad(shared.tuned("AdaGrad").rate)
     methods: dict[str, GuidedPolicySearch] = {
         MODELS: models(momentum),
@@ -117,7 +117,7 @@ def _ablations(shared: Shared) -> dict[str, dict[str, Any]]:
         "gradient's feature as cost": models(momentum, cost=GradientFeature(newest)),
         FROM_ADAGRAD: models(adagrad),
         BOTH: alone(momentum),
-        GAINS: alone(momentum, fits=Fits(trust=1e-6)),
+        GAINS: alone(momentum, trust=1e-6),
         BOTH_FROM_ADAGRAD: alone(adagrad),
     }
     files = {name: f"ablation-{slug(name)}" for name in methods}

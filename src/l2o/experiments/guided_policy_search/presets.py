@@ -1,14 +1,15 @@
 """What the presets of guided policy search set: tasks, the meta-training, and how optimizers are tried."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from l2o.curves import TrueObjective
 from l2o.horizons import ConstantHorizon
 from l2o.meta_optimizer import MetaAdam
 from l2o.methods.guided_policy.alternation import Alternation, BregmanADMM
-from l2o.methods.guided_policy.cost import CostModel, NewtonDecrement
+from l2o.methods.guided_policy.cost import NewtonDecrement
 from l2o.methods.guided_policy.features import StateFeatures
 from l2o.methods.guided_policy.search import Exploration, Fits, GuidedPolicySearch, Regression, Start
 from l2o.optimizers.base import LearnedOptimizer
@@ -175,18 +176,17 @@ def search(
     *,
     alternation: Alternation | None = None,
     jitter: float = 0.3,
-    cost: CostModel | None = None,
     position: bool = False,
     regression: Regression | None = None,
-    fits: Fits | None = None,
+    **fits: Any,
 ) -> GuidedPolicySearch:
-    """The search of a preset, or of an ablation of it."""
+    """The search of a preset, or of an ablation of it; further arguments are those of `Fits`."""
     settings = PRESETS[preset]
     return GuidedPolicySearch(
         features=StateFeatures(settings.history, position=position),
         alternation=alternation or BregmanADMM(share=settings.share),
         exploration=Exploration(jitter=jitter, coordinates=settings.coordinates, examples=settings.examples),
-        fits=replace(fits or Fits(), cost=cost or NewtonDecrement(settings.window), window=settings.window),
+        fits=Fits(**{"cost": NewtonDecrement(settings.window), "window": settings.window} | fits),
         regression=regression or settings.regression,
         start=Start(start, factor=settings.factor),
     )

@@ -70,8 +70,8 @@ class Fits:
         window: half width of the windows of all fits, in steps.
         prior_window: of the dynamics' prior.
         trust: nats by which a controller may change in an iteration, per step and coordinate.
-        widest: how many times that the trust region may become, as long as new controllers are better. A policy does
-            not keep up with controllers that change much faster.
+        widest: how many times `trust` the trust region may become, as long as new controllers are better. A policy
+            does not keep up with controllers that change much faster.
         gains: how gains are tried larger and smaller after that; None to leave them to the models.
     """
 
